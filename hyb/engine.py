@@ -1,0 +1,158 @@
+"""Every other program: the only place that starts one.
+
+`run` is the subprocess door. `worker` runs `python -m hyb.workers.NAME` in a child process, so that the launcher
+never imports torch. podman, skopeo, skupper and oc go through `run` or podman-py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyb.errors import Exit, HybError
+
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "DO_NOT_TRACK": "1",
+    "DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "USE_HUB_KERNELS": "NO",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment of every child: no telemetry, no code fetched from a hub."""
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""Environment of every child that has no business on the network: all workers."""
+
+INSTALL = {
+    "podman": "`apt-get install podman` or `dnf install podman`",
+    "skopeo": "`apt-get install skopeo` or `dnf install skopeo`",
+    "skupper": "see https://skupper.io/install",
+    "oc": "from your cluster's console, or the openshift-clients package",
+}
+
+
+def which(program: str) -> str | None:
+    """The path of a program, or None."""
+    return shutil.which(program)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end. `env` is added to ours.
+
+    Raises HybError: exit 3 when the program is not installed, exit 5 when it fails (with the end of what it said)
+    or runs past `timeout` seconds. With `check` False a failure is returned instead.
+    """
+    try:
+        done = subprocess.run(
+            list(argv), env={**os.environ, **QUIET, **(env or {})}, cwd=cwd, input=stdin, capture_output=True,
+            timeout=timeout, check=False,
+        )
+    except FileNotFoundError as error:
+        raise missing(argv[0]) from error
+    except subprocess.TimeoutExpired as error:
+        raise HybError(f"`{argv[0]}` did not end within {timeout:g} s", code=Exit.BELOW) from error
+    if check and done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        raise HybError(
+            f"`{' '.join(argv[:3])}` failed with status {done.returncode}", details=said[-5:], code=Exit.BELOW
+        )
+    return done
+
+
+def missing(program: str) -> HybError:
+    """The error for a program that is not installed."""
+    name = Path(program).name
+    return HybError(f"`{name}` is not installed", hint=f"install it: {INSTALL.get(name, name)}")
+
+
+def require(modules: Sequence[str], extra: str, command: str) -> None:
+    """Raise HybError (exit 3) naming the extra when a module is not installed. Imports nothing."""
+    import importlib.util
+
+    absent = [m for m in modules if importlib.util.find_spec(m) is None]
+    if absent:
+        raise HybError(
+            f"`hyb {command}` needs {', '.join(f'`{m}`' for m in absent)}, not installed here",
+            hint=f"pip install 'hyb[{extra}]'",
+        )
+
+
+def worker(
+    name: str,
+    job: Mapping[str, Any],
+    work: Path,
+    on_event: Callable[[dict[str, Any]], None],
+    *,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run `python -m hyb.workers.NAME work/NAME.json` and return the fields of its last event, `{"event": "done", …}`.
+
+    The worker prints one JSON object a line on stdout (`hyb.workers.protocol`); `on_event` gets each. What it writes
+    to stderr goes to `work/NAME.log`. Its stdin is a pipe that it watches: when we die, it dies.
+
+    Raises HybError: what the worker reported with `fail` (exit 3 or 4), or exit 5 with the end of its log.
+    """
+    path, log = work / f"{name}.json", work / f"{name}.log"
+    path.write_text(json.dumps(job))
+    child_env = {**os.environ, **QUIET, **OFFLINE, "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive", **(env or {})}
+    last: dict[str, Any] = {}
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", f"hyb.workers.{name}", str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_env,
+            start_new_session=True,  # ^C reaches us alone; we end the child
+        )
+        with _ended(child):
+            assert child.stdout
+            for line in child.stdout:
+                with contextlib.suppress(ValueError):
+                    last = json.loads(line)
+                    on_event(last)
+            status = child.wait()
+    if last.get("event") == "fail":
+        raise HybError(
+            last["message"], hint=last.get("hint", ""), code=Exit(last.get("code", 3)), details=last.get("details", ())
+        )
+    if status or last.get("event") != "done":
+        tail = log.read_text(errors="replace").strip().splitlines()[-5:]
+        said = signal.Signals(-status).name if status < 0 else f"status {status}"
+        hint = "the system ended it, most likely for want of memory" if status == -signal.SIGKILL else f"all of it: `{log}`"
+        raise HybError(f"the worker `{name}` ended with {said}", hint=hint, details=tail, code=Exit.BELOW)
+    return last
+
+
+@contextlib.contextmanager
+def _ended(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Whatever happens, the child is gone afterwards."""
+    try:
+        yield
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream:
+                stream.close()

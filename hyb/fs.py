@@ -1,0 +1,70 @@
+"""The few file operations that must survive a kill at any byte, and OSError turned into words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from hyb.errors import HybError
+
+_HINTS = {
+    errno.ENOSPC: "free some space there, or give another store with `--store DIR`; nothing was lost",
+    errno.EDQUOT: "the disk quota is used up; free some space, or give another store with `--store DIR`",
+    errno.EROFS: "the file system is read-only; give a writable store with `--store DIR`",
+    errno.EACCES: "give yourself write permission there, or another store with `--store DIR`",
+    errno.EPERM: "give yourself write permission there, or another store with `--store DIR`",
+}
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn an OSError inside the block into a HybError: `doing` is what was being done, with its path."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        raise HybError(f"{doing}: {os.strerror(number).lower()}", hint=_HINTS.get(number, "")) from error
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write `data` under a temporary name, fsync, rename to `path`, fsync the folder. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` last. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold an advisory lock on the file `path` (made if absent); freed by the kernel when the process dies.
+
+    Raises BlockingIOError when `wait` is False and another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,54 @@
+"""How a worker talks: its job is a JSON file, its events are JSON lines on stdout, its end is `done` or `fail`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class Failed(Exception):
+    """A mistake of the user, found inside a worker. `code`: 3 input, 4 a check said no."""
+
+    def __init__(self, message: str, *, hint: str = "", code: int = 3, details: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.fields = {"message": message, "hint": hint, "code": code, "details": details or []}
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Tell the launcher something: `progress` (task, done, total, unit, note) or an event of the worker's own."""
+    _OUT.write(json.dumps({"event": event, **fields}) + "\n")
+    _OUT.flush()
+
+
+def progress(task: str, done: float, total: float | None = None, unit: str = "", note: str = "") -> None:
+    """A `progress` event, the fields of `hyb.progress.Progress`."""
+    emit("progress", task=task, done=done, total=total, unit=unit, note=note)
+
+
+def main(work: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
+    """Run `work(job)`; its result is the fields of `done`. Ends when the launcher's end of stdin closes."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    job = json.loads(Path(sys.argv[1]).read_text())
+    try:
+        result = work(job)
+    except Failed as failure:
+        emit("fail", **failure.fields)
+        sys.exit(failure.fields["code"])  # type: ignore[arg-type]
+    emit("done", **result)
+    sys.exit(0)
+
+
+def _die_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(130)
+
+
+# stdout belongs to the protocol: whatever a library prints goes to stderr, that is to the log
+_OUT = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
