@@ -16,3 +16,16 @@ def load(name: str) -> Stage:
     if name not in NAMES:
         raise KeyError(name)
     return cast(Stage, importlib.import_module(f"hyb.stages.{name}"))
+
+
+KINDS = {
+    "pull": "model",
+    "data": "dataset",
+    "tune": "adapter",
+    "eval": "report",
+    "export": "model",
+    "pack": "image",
+    "serve": "service",
+    "link": "link",
+}
+"""Stage → the kind of artifact that it makes."""

@@ -1,0 +1,59 @@
+"""A moving source → an immutable one. The only network before a run; a source that the lock pins needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hyb import digest as dg
+from hyb.errors import HybError
+from hyb.progress import Say
+from hyb.recipe import Recipe
+from hyb.stages.base import sources
+
+
+def pin(recipe: Recipe, locked: Mapping[str, str], *, offline: bool, update: bool = False, say: Say) -> dict[str, str]:
+    """Source as written → pinned, for every source of the recipe.
+
+    A path's pin is the digest of its content, computed each time. A model's comes from the lock unless `update`.
+    Raises HybError: exit 3 for a path that is not there, exit 6 when offline and not pinned.
+    """
+    pins: dict[str, str] = {}
+    for name, field, kind, source in written(recipe):
+        if kind == "path":
+            pins[source] = _path(recipe, name, field, source)
+        elif source in locked and not update and not source.startswith("file:"):
+            pins[source] = locked[source]
+        elif source not in pins:
+            pins[source] = _model(recipe, source, offline, say)
+    return pins
+
+
+def written(recipe: Recipe) -> Iterator[tuple[str, str, str, str]]:
+    """(stage name, field, kind, source) of every source that is written in a recipe."""
+    for entry in recipe.entries:
+        for field, marker in sources(type(entry.spec)).items():
+            value = getattr(entry.spec, field)
+            if isinstance(value, str) and value:
+                yield entry.name, field, marker.kind, value
+
+
+def _path(recipe: Recipe, name: str, field: str, source: str) -> str:
+    path = recipe.folder / source
+    try:
+        if not path.exists():
+            raise HybError(f"{name}: `{field}` names `{path}`, which is not there", hint="paths start at the recipe's folder")
+        return dg.of_tree(path)
+    except OSError as error:
+        raise HybError(f"{name}: `{path}` can't be read: {error.strerror}") from error
+
+
+def _model(recipe: Recipe, source: str, offline: bool, say: Say) -> str:
+    from hyb import hub
+
+    full = hub.resolve(source)
+    if full.startswith("file:") and not full.startswith("file:/"):
+        # The lock holds no path of this machine: pin the absolute path, write down the relative one.
+        relative = full.removeprefix("file:")
+        pinned = hub.pin(f"file:{(recipe.folder / relative).absolute()}", offline=offline, say=say)
+        return f"file:{relative}#{pinned.rpartition('#')[2]}"
+    return hub.pin(full, offline=offline, say=say)

@@ -1,0 +1,92 @@
+"""Recipe + pins + what is known of the store → steps. Pure: `--dry-run` prints it, the run does that and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hyb import digest as dg
+from hyb import stages
+from hyb.lock import Lock
+from hyb.recipe import Entry, Recipe
+from hyb.stages.base import StagePlan, StageSpec, referenced, refs, sources
+from hyb.store import Artifact
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the planner may ask of the store: a step key's output if it is whole, and an artifact by digest."""
+
+    output: Callable[[str], str | None]
+    """Step key → output digest."""
+    whole: Callable[[str], bool]
+    """Digest → all of it is in the store."""
+    artifact: Callable[[str], Artifact]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage, ready to be looked at. `key` is None while an input is not made yet; `output` None when it must run."""
+
+    entry: Entry
+    inputs: Mapping[str, str | None]
+    key: str | None
+    output: str | None
+    plan: StagePlan
+
+    @property
+    def done(self) -> bool:
+        """True when the store has the result."""
+        return self.output is not None
+
+
+def plan(recipe: Recipe, pins: Mapping[str, str], lock: Lock, known: Known) -> list[Step]:
+    """The steps in run order."""
+    outputs: dict[str, str | None] = dict(recipe.given)
+    steps = []
+    for entry in recipe.entries:
+        step = one(entry, pins, lock, outputs, known)
+        outputs[entry.name] = step.output
+        steps.append(step)
+    return steps
+
+
+def one(
+    entry: Entry, pins: Mapping[str, str], lock: Lock, outputs: Mapping[str, str | None], known: Known
+) -> Step:
+    """One step, given the outputs of those above it (None where not made yet)."""
+    inputs = {name: outputs[name] for name in referenced(entry.spec)}
+    whole = {n: d for n, d in inputs.items() if d is not None}
+    key = key_of(entry.spec, pins, whole) if len(whole) == len(inputs) else None
+    artifacts = {n: known.artifact(d) if d else None for n, d in inputs.items()}
+    output = _output(entry.name, key, lock, known) if key else None
+    return Step(entry, inputs, key, output, stages.load(entry.stage).plan(entry.spec, artifacts))
+
+
+def key_of(spec: StageSpec, pins: Mapping[str, str], inputs: Mapping[str, str]) -> str:
+    """A step's key: the digest of (stage, REVISION, spec with sources pinned and references as digests).
+
+    Names of stages and places of files are not in it: a renamed stage is the same step.
+    """
+    values: dict[str, Any] = spec.model_dump(mode="json")
+    for field in refs(type(spec)):
+        value = values[field]
+        values[field] = [inputs[n] for n in value] if isinstance(value, list) else inputs[value] if value else value
+    for field, marker in sources(type(spec)).items():
+        value = values[field]
+        if isinstance(value, str) and value:
+            # what matters is the content: of a pinned `file:` source, too, only the digest counts
+            pinned = pins[value]
+            values[field] = pinned.rpartition("#")[2] if marker.kind == "path" or pinned.startswith("file:") else pinned
+    revision = stages.load(spec.stage).REVISION
+    return dg.of_json({"stage": spec.stage, "revision": revision, "spec": values})
+
+
+def _output(name: str, key: str, lock: Lock, known: Known) -> str | None:
+    """The lock's choice for this key before the store's own record."""
+    locked = lock.stages.get(name)
+    if locked and locked.key == key and known.whole(locked.output):
+        return locked.output
+    output = known.output(key)
+    return output if output and known.whole(output) else None

@@ -1,0 +1,162 @@
+"""Walks the steps: takes what the store has, makes the rest, writes store, receipts and lock after each step."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hyb import lock as lockfile
+from hyb import pin, receipt, stages
+from hyb.errors import Exit, HybError
+from hyb.lock import Lock, Locked
+from hyb.plan import Known, Step, one, plan
+from hyb.progress import Say
+from hyb.recipe import Recipe
+from hyb.stages.base import Context, sources
+from hyb.store import Artifact, Store, short
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run: `lock` the lock's path (None: no lock), `locked` refuse to differ, `update` pin sources anew."""
+
+    lock: Path | None = None
+    offline: bool = False
+    locked: bool = False
+    update: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """One step's outcome: `cached` when the store had it; `seconds` of work."""
+
+    name: str
+    stage: str
+    artifact: Artifact
+    cached: bool
+    seconds: float = 0.0
+
+
+def known(store: Store) -> Known:
+    """The store, as the planner sees it."""
+    return Known(store.step, store.has, store.artifact)
+
+
+def prepare(recipe: Recipe, store: Store, options: Options, say: Say) -> tuple[dict[str, str], Lock, list[Step]]:
+    """Pins, lock and plan; writes nothing. Raises HybError (exit 4) when `locked` and the lock is stale."""
+    lock = lockfile.read(options.lock) if options.lock else Lock()
+    if options.locked and options.lock and not options.lock.exists():
+        raise HybError(f"there is no lock `{options.lock}`", hint="`hyb run` writes it", code=Exit.CHECK)
+    offline = options.offline or options.locked
+    pins = pin.pin(recipe, lock.pins, offline=offline, update=options.update, say=say)
+    steps = plan(recipe, pins, lock, known(store))
+    if options.locked:
+        _same(recipe, pins, lock, steps)
+    return pins, lock, steps
+
+
+def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result]:
+    """Run what is not done. The results are in recipe order.
+
+    Raises HybError: a stage's own error; exit 4 for a failed gate (its report is stored) or a lock that would differ.
+    """
+    pins, lock, _ = prepare(recipe, store, options, say)
+    results: list[Result] = []
+    outputs: dict[str, str | None] = dict(recipe.given)
+    done: dict[str, Locked] = dict(lock.stages)
+    with store.in_use():
+        for entry in recipe.entries:
+            step = one(entry, pins, lock, outputs, known(store))
+            result = _do(step, recipe, store, options, pins, lock, say)
+            outputs[entry.name] = result.artifact.digest
+            results.append(result)
+            assert step.key
+            inputs = {n: d for n, d in step.inputs.items() if d}
+            done[entry.name] = Locked(entry.stage, step.key, inputs, result.artifact.digest)
+            store.tag(f"{recipe.name}/{entry.name}", result.artifact.digest)
+            if options.lock and not options.locked:
+                lockfile.write(options.lock, _trimmed(options.lock, Lock(pins, done), lock))
+            _gate(entry.name, result.artifact)
+    return results
+
+
+def _do(
+    step: Step, recipe: Recipe, store: Store, options: Options, pins: Mapping[str, str], lock: Lock, say: Say
+) -> Result:
+    """One step, taken from the store or made."""
+    name, stage, key = step.entry.name, step.entry.stage, step.key
+    assert key, "steps above have run, so every input is known"
+    if step.output:
+        return Result(name, stage, store.artifact(step.output), cached=True)
+    with store.locked_step(key, lambda: say(f"{name}: another hyb is at it; waiting")):
+        output = store.step(key)
+        if output and store.has(output):  # made while we waited
+            return Result(name, stage, store.artifact(output), cached=True)
+        facts: dict[str, Any] = {}
+        used = {s: pins[s] for f in sources(type(step.entry.spec)) if isinstance(s := getattr(step.entry.spec, f), str) and s}
+        context = Context(
+            store, store.work(key), recipe.folder, options.offline or options.locked, used, say, facts.__setitem__
+        )
+        inputs = {n: store.artifact(d) for n, d in step.inputs.items() if d}
+        started, clock = receipt.now(), time.monotonic()
+        artifact = stages.load(stage).run(step.entry.spec, inputs, context)
+        seconds = time.monotonic() - clock
+        if options.locked and artifact.digest != lock.stages[name].output:
+            raise HybError(
+                f"{name}: made `{short(artifact.digest)}`, the lock says `{short(lock.stages[name].output)}`",
+                hint="GPU training is not bit-exact: bring the locked output into this store, or run without `--locked`",
+                code=Exit.CHECK,
+            )
+        spec = step.entry.spec.model_dump(mode="json")
+        document = receipt.statement(
+            name=f"{recipe.name}/{name}", stage=stage, key=key, spec=spec, pins=used,
+            inputs={n: a.digest for n, a in inputs.items()}, output=artifact, started=started, ended=receipt.now(),
+            facts={"seconds": round(seconds, 3), **facts},
+        )
+        receipt.add(store, document, artifact)
+        store.record_step(key, {"stage": stage, "name": name, "output": artifact.digest})
+        shutil.rmtree(context.work, ignore_errors=True)
+        return Result(name, stage, artifact, cached=False, seconds=seconds)
+
+
+def _gate(name: str, artifact: Artifact) -> None:
+    """A report that says no stops the chain; its report is in the store and in the lock."""
+    if artifact.kind == "report" and artifact.meta.get("passed") is False:
+        failed = [str(x) for x in artifact.meta.get("failed", ())]
+        gate = ", ".join(f"{k} {v}" for k, v in artifact.meta.get("gate", {}).items())
+        raise HybError(
+            f"{name}: the gate failed ({gate})",
+            hint=f"`hyb show {short(artifact.digest)}` shows the report",
+            details=failed,
+            code=Exit.CHECK,
+        )
+
+
+def _trimmed(path: Path, new: Lock, old: Lock) -> Lock:
+    """Without stages that the whole recipe no longer has; a run `--to` a stage keeps what the lock knew of the others."""
+    from hyb import recipe as recipes
+
+    whole = recipes.read(path.with_name(recipes.FILE))
+    names = {e.name for e in whole.entries}
+    written = {source for _, _, _, source in pin.written(whole)}
+    pins = {s: p for s, p in {**old.pins, **new.pins}.items() if s in written}
+    return replace(new, pins=pins, stages={n: s for n, s in new.stages.items() if n in names})
+
+
+def _same(recipe: Recipe, pins: Mapping[str, str], lock: Lock, steps: list[Step]) -> None:
+    """Raise HybError (exit 4) naming every way in which recipe, sources and lock differ."""
+    wrong = [f"source `{s}` is `{p}`, locked as `{lock.pins.get(s, 'nothing')}`" for s, p in pins.items() if lock.pins.get(s) != p]
+    for step in steps:
+        name, locked = step.entry.name, lock.stages.get(step.entry.name)
+        if locked is None:
+            wrong.append(f"stage `{name}` is not in the lock")
+        elif step.key is not None and step.key != locked.key:
+            wrong.append(f"stage `{name}` has changed since the lock was written")
+        elif step.output is not None and step.output != locked.output:
+            wrong.append(f"stage `{name}` is `{short(step.output)}` in the store, `{short(locked.output)}` in the lock")
+    if wrong:
+        raise HybError(f"the lock of `{recipe.name}` is stale", hint="`hyb run` writes it anew", details=wrong, code=Exit.CHECK)
