@@ -1,0 +1,187 @@
+"""What every torch worker needs: a tokenizer and a causal LM from a folder, offline, quiet, deterministic.
+
+Nothing here reaches the network or runs code from a model folder: `local_files_only`, safetensors only,
+`trust_remote_code` never.
+
+bitsandbytes 0.50.2 repacks a 4-bit layer's weights at its first forward in eval mode on CPUs with AVX512-BF16; from
+then on its forward has no gradient and a merge reads garbage. `load_causal_lm` switches that off, layer by layer,
+before any forward (`cure_cpu_packing`). CUDA is not affected.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from hyb.workers.protocol import Failed
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROBE = "Hello world,  3 spaces\n\nand 42 ünïcödé words"
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """`auto` (CUDA when there is any), `cpu` or `cuda`. Raises Failed when `cuda` is asked for and absent."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Failed("no CUDA device is to be used here", hint="choose `device: cpu`, or see `hyb doctor`")
+    return torch.device(device)
+
+
+def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
+    """`auto` is bfloat16 on CUDA and float32 on the CPU, where bfloat16 has half the speed of float32."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def make_deterministic(seed: int, threads: int = 0) -> None:
+    """Seed everything and take deterministic kernels where there are any; `threads` 0 means those that we may use.
+
+    On one machine's CPU the same job then gives the same bytes. CUDA: close, not promised.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at CUDA's first matrix product
+    torch.set_num_threads(threads or usable_cores())
+    random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # costs time, and nothing here reads what it did not write
+    )
+    torch.backends.cudnn.benchmark = False
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+
+
+def usable_cores() -> int:
+    """Threads worth starting: torch's own choice, but no more than our CPU affinity and cgroup quota allow."""
+    cores: int = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a model folder, checked by a round trip. Raises Failed."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Failed(f"the tokenizer of `{folder}` can't be loaded: {_line(error)}") from error
+    ids = tokenizer.encode(_PROBE, add_special_tokens=False)
+    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if back.strip() != _PROBE:  # a tokenizer class that overrides what tokenizer.json says loses spaces in silence
+        raise Failed(
+            f"the tokenizer of `{folder}` does not give back the text that it was given: {back!r}",
+            hint="its `tokenizer_class` does not fit its `tokenizer.json`; `PreTrainedTokenizerFast` may",
+        )
+    return tokenizer
+
+
+def load_causal_lm(
+    folder: str | Path, *, quantize: str = "none", dtype: str = "auto", device: str | torch.device = "auto"
+) -> Any:
+    """A causal language model from a folder with safetensors, in eval mode, on `device`.
+
+    `quantize`: "none", or "nf4": all linear layers but the head as NF4, double quantization, computing in `dtype`.
+    `dtype`: see `compute_dtype`. Raises Failed: the folder is no such model, or the memory does not suffice.
+    """
+    place = torch.device(device) if isinstance(device, torch.device) else pick_device(device)
+    kind = compute_dtype(place, dtype)
+    options: dict[str, Any] = {"quantization_config": nf4_config(kind)} if quantize == "nf4" else {}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=kind,
+            device_map={"": place},
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            **options,
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        raise Failed(f"`{folder}` does not fit into the GPU's memory", hint="quantize: nf4 needs the least") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise Failed(f"the model in `{folder}` can't be loaded: {_line(error)}") from error
+    cure_cpu_packing(model)
+    return model.eval()
+
+
+def nf4_config(compute: torch.dtype) -> Any:
+    """transformers' setting for NF4 with double quantization."""
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def cure_cpu_packing(model: Any) -> int:
+    """Switch off the repacking that loses gradients (see above). Returns how many layers have it off."""
+    layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
+
+
+def attach_adapter(model: Any, folder: str | Path) -> Any:
+    """`model` with the PEFT adapter in `folder` on it, in eval mode. Raises Failed when it does not fit the model."""
+    import peft
+
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder), local_files_only=True).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise Failed(f"the adapter in `{folder}` can't be put on the model: {_line(error)}") from error
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Token ids that end an answer: the generation config's, the config's and the tokenizer's."""
+    found: list[int] = []
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return list(dict.fromkeys(found))
+
+
+def parameters(model: Any) -> int:
+    """How many parameters the model has; a 4-bit weight holds two in a byte."""
+    return sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: allocated on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken on `device`; on the CPU also no more than the cgroup leaves."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def _line(error: Exception) -> str:
+    """The first line of what a library said."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
