@@ -146,7 +146,7 @@ def _document(kind: str, name: str, namespace: str, spec: Mapping[str, Any] | No
     return {**document, "spec": dict(spec)} if spec else document
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------------------------
 
 
 def label_problem(text: object) -> str:
@@ -201,14 +201,17 @@ def route_problem(facts: LinkFacts) -> str:
     label = longest.split(".")[0]
     if (over := len(label) - LABEL_MAX) > 0:
         part = "router_access" if facts.route_domain else f"namespace` ({len(facts.namespace)}) or `router_access"
-        sized = f"`{part}` ({len(facts.router_access)})"
-        return f"the Route's host label `{label}` has {len(label)} characters, {LABEL_MAX} are the most: shorten {sized} by {over}"
+        sized = f"shorten `{part}` ({len(facts.router_access)})"
+        return (
+            f"the Route's host label `{label}` has {len(label)} characters, {LABEL_MAX} are the most: {sized} by {over}"
+        )
     if (over := len(longest) - NAME_MAX) > 0:
-        return f"the Route's host `{longest}` has {len(longest)} characters, {NAME_MAX} are the most: shorten the domain by {over}"
+        fault = f"the Route's host `{longest}` has {len(longest)} characters, {NAME_MAX} are the most"
+        return f"{fault}: shorten the domain by {over}"
     return ""
 
 
-# -- YAML ----------------------------------------------------------------------------------------------------------------
+# -- YAML ------------------------------------------------------------------------------------------------------------
 
 _LOOKS_TYPED = re.compile(r"[-+.0-9~].*|[yYnN]")
 

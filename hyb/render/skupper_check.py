@@ -21,7 +21,9 @@ CONTROLLED = "internal.skupper.io/controlled"
 
 _COMMON = {"settings": dict, "tlsCredentials": str}
 _FIELDS: Mapping[str, Mapping[str, type]] = {
-    "Site": {"serviceAccount": str, "linkAccess": str, "defaultIssuer": str, "ha": bool, "edge": bool, "settings": dict},
+    "Site": {
+        "serviceAccount": str, "linkAccess": str, "defaultIssuer": str, "ha": bool, "edge": bool, "settings": dict,
+    },
     "Link": {**_COMMON, "endpoints": list, "cost": int},
     "RouterAccess": {
         **_COMMON, "roles": list, "generateTlsCredentials": bool, "issuer": str, "accessType": str, "bindHost": str,
@@ -84,7 +86,7 @@ def _side(side: str, documents: Sequence[sk.Document], named: set[str]) -> Itera
             yield from (f"{where}: {text}" for text in _secret(document, _referenced(documents)))
 
 
-# -- documents of one side, together --------------------------------------------------------------------------------------
+# -- documents of one side, together ---------------------------------------------------------------------------------
 
 
 def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
@@ -103,7 +105,7 @@ def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
     access = _of(documents, "RouterAccess")
     for site in sites:
         if access and _spec(site).get("linkAccess", "none") not in ("", "none"):
-            yield "Site has `linkAccess` and there is a RouterAccess: two of them on the same router ports; leave `linkAccess` out"
+            yield "Site has `linkAccess` beside a RouterAccess: both would take the same router ports; leave `linkAccess` out"
     if len(access) > 1:
         yield "several RouterAccess: they would take the same router ports; keep one"
     needed = "Link" if side == "private" else "RouterAccess"
@@ -113,7 +115,8 @@ def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
 
 
 def _listeners(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
-    hosts = [(s.get("host"), s.get("port")) for s in map(_spec, _of(documents, "Listener", "MultiKeyListener"))]
+    specs = [_spec(d) for d in _of(documents, "Listener", "MultiKeyListener")]
+    hosts = [(str(s.get("host")), str(s.get("port"))) for s in specs]
     for (host, port), count in Counter(hosts).items():
         if count > 1:
             yield f"{count} Listeners on `{host}:{port}`: only one can have it"
@@ -122,8 +125,8 @@ def _listeners(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
     taken = {_name(d): "a Service in this folder" for d in _of(documents, "Service")}
     taken |= {_name(d): "the Service that Skupper makes for the RouterAccess" for d in _of(documents, "RouterAccess")}
     taken |= dict.fromkeys(sk.RESERVED_HOSTS, "a Service of Skupper itself")
-    for host in sorted({h for h, _ in hosts if isinstance(h, str)} & set(taken)):
-        yield f"Listener host `{host}` is the name of {taken[host]}: the Listener would only report an error; choose another host"
+    for host in sorted({h for h, _ in hosts} & set(taken)):
+        yield f"Listener host `{host}` is the name of {taken[host]}: the Listener would only err; choose another host"
 
 
 def _identity(side: str, document: sk.Document) -> Iterator[str]:
@@ -138,16 +141,19 @@ def _identity(side: str, document: sk.Document) -> Iterator[str]:
     if not isinstance(metadata, Mapping):
         yield "no `metadata`"
         return
+    if "spec" in document and not isinstance(document["spec"], Mapping):
+        yield "`spec` is no map"
     if kind in skupper or kind == "Secret":
         if problem := sk.label_problem(metadata.get("name")):
             yield f"metadata.name {problem}"
         if "namespace" in metadata and (problem := sk.label_problem(metadata["namespace"])):
             yield f"metadata.namespace {problem}"
-    if CONTROLLED in (metadata.get("annotations") or {}):
+    annotations = metadata.get("annotations")
+    if isinstance(annotations, Mapping) and CONTROLLED in annotations:
         yield f"annotation `{CONTROLLED}` lets the controller overwrite it; take it away"
 
 
-# -- one document ----------------------------------------------------------------------------------------------------------
+# -- one document ----------------------------------------------------------------------------------------------------
 
 
 def _fields(kind: str, spec: Mapping[str, Any]) -> Iterator[str]:
@@ -170,7 +176,7 @@ def _typed(fields: Mapping[str, type], values: Mapping[str, Any], prefix: str) -
             yield f"unknown field {prefix}{name}: it would be dropped without a word"
         elif not isinstance(value, fields[name]) or (fields[name] is int and isinstance(value, bool)):
             yield f"{prefix}{name} is `{value!r}`, it must be {words[fields[name]]}"
-        elif fields[name] is dict and not all(isinstance(v, str) for v in value.values()):
+        elif isinstance(value, dict) and not all(isinstance(v, str) for v in value.values()):
             yield f"{prefix}{name}: every value must be a text (quote it)"
 
 
@@ -180,7 +186,7 @@ def _site(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
     if spec.get("edge") and spec.get("ha"):
         yield "spec.edge and spec.ha are both true: an edge site can't have two routers"
     if spec.get("defaultIssuer"):
-        yield "spec.defaultIssuer signs clients only, the server stays with Skupper's own CA, and they don't trust each other"
+        yield "spec.defaultIssuer signs clients only; the server keeps Skupper's own CA, so they don't trust each other"
 
 
 def _link(_side: str, spec: Mapping[str, Any]) -> Iterator[str]:
@@ -202,7 +208,7 @@ def _link(_side: str, spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _endpoint(endpoint: Mapping[str, Any]) -> Iterator[str]:
-    if endpoint.get("name") not in sk.ROLES:
+    if endpoint.get("name") not in tuple(sk.ROLES):
         yield f"name is `{endpoint.get('name') or ''}`, it must be `inter-router` or `edge`: else no connector is made"
     if problem := sk.host_problem(endpoint.get("host")):
         yield f"host {problem}"
@@ -218,7 +224,7 @@ def _router_access(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
     roles = [r for r in roles if isinstance(r, Mapping)] if isinstance(roles, list) else []
     for role in roles:
         yield from _typed(_ROLE, role, "spec.roles[].")
-        if role.get("name") not in sk.ROLES:
+        if role.get("name") not in tuple(sk.ROLES):
             yield f"role `{role.get('name') or ''}` must be `inter-router` or `edge`"
         if "port" in role and (problem := sk.port_problem(role["port"])):
             yield f"role `{role.get('name')}`: port {problem}"
@@ -230,7 +236,7 @@ def _router_access(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
     if missing := [name for name in sk.ROLES if name not in [r.get("name") for r in roles]]:
         yield f"no role `{'`, `'.join(missing)}`"
     if spec.get("generateTlsCredentials") is not False:
-        yield "spec.generateTlsCredentials must be false: else the controller makes a certificate that the link does not trust"
+        yield "spec.generateTlsCredentials must be false: else the server gets a certificate that the link does not trust"
     if spec.get("issuer"):
         yield "spec.issuer has no effect with given credentials; take it away"
     if spec.get("accessType") != "route":
@@ -261,7 +267,7 @@ def _connector(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
 _CHECKS = {"Site": _site, "Link": _link, "RouterAccess": _router_access, "Listener": _listener, "Connector": _connector}
 
 
-# -- Secrets ---------------------------------------------------------------------------------------------------------------
+# -- Secrets ---------------------------------------------------------------------------------------------------------
 
 
 def _referenced(documents: Iterable[sk.Document]) -> set[str]:
@@ -270,7 +276,7 @@ def _referenced(documents: Iterable[sk.Document]) -> set[str]:
 
 def _reference(kind: str, spec: Mapping[str, Any], secrets: Collection[str], named: set[str]) -> Iterator[str]:
     name = spec.get("tlsCredentials")
-    if kind in ("Link", "RouterAccess") and name and name not in secrets and name not in named:
+    if kind in ("Link", "RouterAccess") and name and str(name) not in {*secrets, *named}:
         yield f"spec.tlsCredentials names the Secret `{name}`, which is not there"
 
 
@@ -295,7 +301,7 @@ def _secret(document: sk.Document, referenced: set[str]) -> Iterator[str]:
             yield f"data[{key}] is {'not PEM' if value else 'missing'}"
 
 
-# -- both sides ------------------------------------------------------------------------------------------------------------
+# -- both sides ------------------------------------------------------------------------------------------------------
 
 
 def _across(
@@ -304,7 +310,8 @@ def _across(
     keys = {str(_spec(d).get("routingKey")) for d in connectors}
     listened = {str(_spec(d).get("routingKey")) for d in _of(openshift, "Listener")}
     if keys and listened and not keys & listened:
-        yield f"no routing key in common: the Connector has `{'`, `'.join(sorted(keys))}`, the Listener `{'`, `'.join(sorted(listened))}`"
+        here, there = "`, `".join(sorted(keys)), "`, `".join(sorted(listened))
+        yield f"no routing key in common: the Connector has `{here}`, the Listener `{there}`"
     elif not keys or not listened:
         yield "no Connector on the private side" if not keys else "no Listener on the OpenShift side"
     for access in _of(openshift, "RouterAccess"):
@@ -322,7 +329,8 @@ def _routes(access: sk.Document, private: Sequence[sk.Document], namespace: str)
         start = f"{route}.{namespace}.{domain}" if domain else f"{label}."
         for host in endpoint_hosts(private, role):
             if namespace and not host.startswith(start):
-                yield f"Link endpoint `{role}` goes to `{host}`, but the Route will be `{start}{'' if domain else '<apps domain>'}`"
+                will = start if domain else f"{start}<apps domain>"
+                yield f"Link endpoint `{role}` goes to `{host}`, but the Route will be `{will}`"
 
 
 def endpoint_hosts(private: Iterable[sk.Document], role: str = "") -> list[str]:
@@ -331,7 +339,7 @@ def endpoint_hosts(private: Iterable[sk.Document], role: str = "") -> list[str]:
     return list(dict.fromkeys(str(e.get("host")) for e in endpoints if not role or e.get("name") == role))
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def title(document: sk.Document) -> str:
