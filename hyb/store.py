@@ -260,7 +260,11 @@ class Store:
 
     def artifacts(self) -> list[Artifact]:
         """All artifacts that the index lists, in its order, once each."""
-        return [self.artifact(d) for d in dict.fromkeys(e["digest"] for e in self._entries())]
+        return [self.artifact(d) for d in self.digests()]
+
+    def digests(self) -> list[str]:
+        """The manifest digests that the index lists, in its order, once each."""
+        return list(dict.fromkeys(e["digest"] for e in self._entries()))
 
     def referrers(self, digest: str) -> list[Artifact]:
         """Artifacts whose subject is `digest`: receipts and reports."""
@@ -417,19 +421,21 @@ class Store:
             todo += [*self.artifact(digest).needs, *(a.digest for a in self.referrers(digest))]
         return found
 
-    def rebuild_index(self) -> int:
-        """Write index.json anew from the blobs that are manifests; names that only the index knew are lost.
+    def rebuild_index(self, *, keep_names: bool = False) -> int:
+        """Write index.json anew from the blobs that are manifests; returns how many artifacts were found.
 
-        Returns how many artifacts were found.
+        Names that only the index knew are lost, unless `keep_names` (the index must be readable then).
         """
-        entries = []
+        entries: list[dict[str, Any]] = []
+        named = [e for e in self._entries() if REF in e.get("annotations", {})] if keep_names else []
         for path in sorted(self.blobs.iterdir()):
             if path.stat().st_size < 4 << 20 and (data := path.read_bytes()).startswith(b"{"):
                 with contextlib.suppress(ValueError):
                     if json.loads(data).get("mediaType") == MANIFEST and dg.of_bytes(data) == "sha256:" + path.name:
                         entries.append({"mediaType": MANIFEST, "digest": "sha256:" + path.name, "size": len(data)})
         with self._writing(), fs.locked(self.root / "locks" / "index"):
-            self._write_index(entries)
+            found = {e["digest"] for e in entries}
+            self._write_index([*entries, *(e for e in named if e["digest"] in found)])
         return len(entries)
 
     # -- inside --------------------------------------------------------------------------------------------------

@@ -1,0 +1,5 @@
+"""`python -m hyb`."""
+
+from hyb.cli import main
+
+main()

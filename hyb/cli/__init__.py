@@ -1,0 +1,98 @@
+"""The command line. This module holds only the table of commands and the way to one of them.
+
+Help of `hyb` itself is printed from the table: nothing else is imported for it. A command's module is imported when
+that command runs, and imports what it calls inside its function, so that `hyb ls` never waits for torch or pydantic.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "The chain, a stage a command": {
+        "pull": ("chain", "Download a model, checked and pinned"),
+        "data": ("chain", "Read a data set into one form, split it, report on it"),
+        "tune": ("chain", "Train a LoRA adapter on a model"),
+        "eval": ("chain", "Ask the held-out questions before and after; gate on the score"),
+        "export": ("chain", "Merge an adapter, convert and quantize"),
+        "pack": ("chain", "Make an OCI image of a model"),
+        "serve": ("serving", "Serve a model on this machine, OpenAI-compatible"),
+        "link": ("linking", "Write the Skupper documents that link this host to a namespace"),
+    },
+    "Recipes": {
+        "init": ("recipes", "Make a recipe's folder"),
+        "plan": ("recipes", "Show what a run would do"),
+        "run": ("recipes", "Run what is not done yet"),
+        "verify": ("recipes", "Check store, lock and receipts against each other"),
+    },
+    "The store": {
+        "ls": ("storage", "List what is in the store"),
+        "show": ("storage", "Show one artifact, or write its files to a folder"),
+        "log": ("storage", "List what was done, newest first"),
+        "rm": ("storage", "Take a name away"),
+        "gc": ("storage", "Remove what no name reaches"),
+    },
+    "Running": {
+        "ps": ("serving", "List the models being served"),
+        "stop": ("serving", "Stop serving a model"),
+        "ask": ("serving", "Ask a served model one question"),
+    },
+    "This machine": {
+        "doctor": ("machine", "Say what is installed, what is missing, and how to get it"),
+        "completion": ("machine", "Print the completion script of a shell"),
+        "man": ("machine", "Print a man page"),
+        "version": ("machine", "Print the version"),
+    },
+}
+"""Group → command → (module of hyb.cli that holds it, summary). A command `x` is the function `x` of its module,
+`eval_` where the name is taken by Python."""
+
+USAGE = "Usage: hyb COMMAND [OPTIONS] [ARGS]..."
+ABOUT = "From a downloaded language model to a private endpoint that an OpenShift namespace can call."
+EXAMPLE = "Example: hyb run recipes/quickstart\nEach command explains itself: hyb COMMAND --help"
+COMPLETE = "_HYB_COMPLETE"
+
+
+def main() -> None:
+    """The entry point of `hyb`."""
+    arguments = sys.argv[1:]
+    if COMPLETE in os.environ:
+        from hyb.cli.commands import complete
+
+        complete()
+    elif not arguments or arguments[0] in ("--help", "-h", "help"):
+        sys.stdout.write(help_text())
+        sys.exit(0 if arguments else 2)
+    else:
+        word = "version" if arguments[0] in ("--version", "-V") else arguments[0]
+        if word == "version" and len(arguments) == 1:
+            from hyb import __version__
+
+            sys.stdout.write(f"hyb {__version__}\n")
+        else:
+            from hyb.cli.commands import run_command
+
+            sys.exit(run_command(word, arguments[1:]))
+
+
+def table() -> dict[str, tuple[str, str]]:
+    """Command → (module, summary), in the order of the help."""
+    return {name: entry for group in COMMANDS.values() for name, entry in group.items()}
+
+
+def help_text() -> str:
+    """What `hyb --help` prints."""
+    lines = [USAGE, "", ABOUT, ""]
+    for title, group in COMMANDS.items():
+        lines += [f"{title}:", *(f"  {name:<12}{summary}" for name, (_, summary) in group.items()), ""]
+    return "\n".join([*lines, EXAMPLE, ""])
+
+
+def function(name: str) -> Any:
+    """The function of a command; imports its module and no other. Raises KeyError."""
+    import importlib
+
+    module = importlib.import_module(f"hyb.cli.{table()[name][0]}")
+    return getattr(module, name, None) or getattr(module, f"{name}_")

@@ -1,0 +1,5 @@
+"""`python -m hyb.cli`."""
+
+from hyb.cli import main
+
+main()

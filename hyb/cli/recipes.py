@@ -1,0 +1,156 @@
+"""init, plan, run, verify: what is done with a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyb.cli.output import columns, duration, size
+from hyb.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from hyb.plan import Step
+    from hyb.run import Result
+
+RecipeArgument = Annotated[
+    Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe's folder or file; the current folder when not given.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Only this stage and what it needs.")]
+UpdateOption = Annotated[bool, typer.Option("--update", help="Pin moving sources anew.")]
+
+
+@command
+def run(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update: UpdateOption = False) -> None:
+    """Run what is not done yet, and write hyb.lock.
+
+    A stage whose inputs have not changed is taken from the store. Killed at any moment, the next run goes on.
+
+    Example: hyb run recipes/quickstart --to bot
+    """
+    from hyb import lock
+    from hyb import recipe as recipes
+    from hyb.run import run as run_recipe
+
+    path = recipes.find(recipe)
+    whole = recipes.read(path)
+    options = s.options(path.with_name(lock.FILE), update=update)
+    if s.dry_run:
+        _show_plan(s, whole.upto(to), options)
+        return
+    results = run_recipe(whole.upto(to), s.store, options, s.talk)
+    s.show({"recipe": whole.name, "steps": [_result(r) for r in results]}, results_text(results))
+
+
+@command
+def plan(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update: UpdateOption = False) -> None:
+    """Show what a run would do: what is read, made, run and opened, and what it costs. Writes nothing.
+
+    A source that no lock pins is looked up, which needs the network; with --offline it is shown as not pinned.
+
+    Example: hyb plan recipes/deepseek-r1
+    """
+    from hyb import lock
+    from hyb import recipe as recipes
+
+    path = recipes.find(recipe)
+    _show_plan(s, recipes.read(path).upto(to), s.options(path.with_name(lock.FILE), update=update))
+
+
+@command
+def verify(
+    s: Session,
+    recipe: RecipeArgument = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Set damaged blobs aside and write a damaged index anew.")] = False,
+) -> None:
+    """Check every byte of the store, and the lock against recipe, store and receipts. Exit 4 when anything is wrong.
+
+    Example: hyb verify recipes/quickstart
+    """
+    from hyb import recipe as recipes
+    from hyb import verify as checks
+    from hyb.errors import Exit, HybError
+
+    lines = checks.repair(s.store) if repair and not s.dry_run else []
+    found = checks.check_store(s.store, s.talk)
+    if recipe is not None or Path(recipes.FILE).is_file():
+        found += checks.check_recipe(recipes.find(recipe), s.store, s.talk)
+    if found:
+        raise HybError(
+            f"{len(found)} thing{'s' if len(found) > 1 else ''} wrong", details=[*lines, *found],
+            hint="`hyb verify --repair` sets damaged blobs aside; `hyb run` makes them again", code=Exit.CHECK,
+        )  # fmt: skip
+    s.show({"wrong": [], "repaired": lines}, "\n".join([*lines, "all whole"]))
+
+
+@command
+def init(
+    s: Session,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    model: Annotated[str, typer.Option("--model", metavar="SOURCE", help="The model to start from.")] = "smollm2-135m",
+) -> None:
+    """Make a recipe's folder: hyb.yaml, a data set to replace, a Makefile whose targets are one-liners.
+
+    Example: hyb init recipes/mine --model deepseek-r1-1.5b
+    """
+    from hyb.scaffold import scaffold
+
+    made = scaffold(folder, model, dry_run=s.dry_run)
+    text = "\n".join([*(f"{'would make' if s.dry_run else 'made'} {p}" for p in made), f"next: hyb run {folder}"])
+    s.show({"made": [str(p) for p in made], "dry_run": s.dry_run}, text)
+
+
+def _show_plan(s: Session, recipe: Any, options: Any) -> None:
+    from hyb.run import prepare
+
+    pins, _, steps = prepare(recipe, s.store, options, s.talk)
+    s.show({"recipe": recipe.name, "pins": pins, "steps": [step_dict(x) for x in steps]}, plan_text(steps))
+
+
+def step_dict(step: Step) -> dict[str, Any]:
+    """A step as JSON."""
+    p = step.plan
+    return {
+        "name": step.entry.name, "stage": step.entry.stage, "done": step.done, "key": step.key, "output": step.output,
+        "inputs": dict(step.inputs), "makes": p.makes, "reads": list(p.reads), "runs": list(p.runs),
+        "opens": list(p.opens), "disk": p.disk, "memory": p.memory, "seconds": p.seconds,
+    }  # fmt: skip
+
+
+def plan_text(steps: list[Step]) -> str:
+    """A plan for people."""
+    lines = []
+    for step in steps:
+        p = step.plan
+        lines.append(f"{step.entry.name}  {step.entry.stage}  {'done' if step.done else 'to do'}  makes {p.makes}")
+        for word, items in (("reads", p.reads), ("runs", p.runs), ("opens", p.opens)):
+            lines += [f"    {word:<6}{item}" for item in items]
+        cost = [
+            f"{size(p.disk)} on disk" if p.disk else "",
+            f"{size(p.memory)} of memory" if p.memory else "",
+            f"about {duration(p.seconds)}" if p.seconds else "",
+        ]
+        if any(cost) and not step.done:
+            lines.append("    costs " + ", ".join(c for c in cost if c))
+    todo = sum(not x.done for x in steps)
+    return "\n".join([*lines, f"{todo} of {len(steps)} steps to do" if todo else "nothing to do"])
+
+
+def _result(r: Result) -> dict[str, Any]:
+    return {
+        "name": r.name, "stage": r.stage, "digest": r.artifact.digest, "kind": r.artifact.kind, "cached": r.cached,
+        "seconds": round(r.seconds, 3), "meta": dict(r.artifact.meta),
+    }  # fmt: skip
+
+
+def results_text(results: list[Result]) -> str:
+    """What a run did, a line a step."""
+    from hyb.cli.storage import about
+    from hyb.store import short
+
+    rows = [
+        (r.name, r.stage, "in the store" if r.cached else duration(r.seconds), short(r.artifact.digest), about(r.artifact))
+        for r in results
+    ]
+    return columns(rows, ("NAME", "STAGE", "TOOK", "DIGEST", "WHAT"))

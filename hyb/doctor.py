@@ -1,0 +1,130 @@
+"""What this machine has: one finding a thing, with what it gives and how to get it. Asks the network only when told to."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyb import engine
+from hyb.errors import HybError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`ok`: it is there and fit. `found`: what is there. `gives`: what it is good for. `get`: how to install it."""
+
+    name: str
+    ok: bool
+    found: str
+    gives: str
+    get: str = ""
+
+
+def examine(store: Path, environ: Mapping[str, str], *, network: bool) -> list[Finding]:
+    """All findings. `network`: ask the hub, too."""
+    findings = [_python(), *_packages(), _gpu(), _memory(), _disk(store), *_podman(), *map(_program, _PROGRAMS)]
+    if network:
+        findings.append(_hub(environ))
+    return findings
+
+
+_PROGRAMS = {
+    "skopeo": "copies images between the store, Podman and registries",
+    "skupper": "starts the private side of a link",
+    "oc": "applies the namespace's side of a link",
+}
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("python", sys.version_info >= (3, 11), version, "runs hyb", "Python 3.11 or newer")
+
+
+def _packages() -> list[Finding]:
+    wanted = {
+        "torch": ("tune, eval, export", "pip install torch (CPU: --index-url https://download.pytorch.org/whl/cpu)"),
+        "transformers": ("tune, eval", "pip install 'hyb[tune]'"),
+        "peft": ("tune, eval", "pip install 'hyb[tune]'"),
+        "bitsandbytes": ("4-bit NF4 training", "pip install 'hyb[tune]'"),
+        "gguf": ("export to GGUF", "pip install 'hyb[tune]'"),
+        "xllamacpp": ("serving GGUF models, quantizing", "pip install 'hyb[serve]'"),
+        "uvicorn": ("serving safetensors models", "pip install 'hyb[serve]'"),
+    }
+    return [Finding(name, bool(v := _version(name)), v or "not installed", gives, get) for name, (gives, get) in wanted.items()]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _gpu() -> Finding:
+    get = "an NVIDIA driver; without a GPU small models train and serve on the CPU"
+    if not engine.which("nvidia-smi"):
+        return Finding("gpu", False, "no nvidia-smi", "training and serving of larger models", get)
+    ask = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = engine.run(ask, check=False, timeout=20)
+    text = done.stdout.decode(errors="replace").strip().replace("\n", "; ")
+    return Finding("gpu", done.returncode == 0 and bool(text), text or "nvidia-smi fails", "training of larger models", get)
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    text = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB unused, {os.cpu_count()} processors"
+    return Finding("memory", total > 4e9, text, "the quickstart needs 4 GB, a 1.5B model on the CPU 10 GB")
+
+
+def _disk(store: Path) -> Finding:
+    there = next(p for p in (store, *store.parents) if p.exists())
+    usage = shutil.disk_usage(there)
+    return Finding("disk", usage.free > 5e9, f"{usage.free / 1e9:.1f} GB free at {there}", "the store", "free some, or `--store DIR`")
+
+
+def _podman() -> list[Finding]:
+    gives = "running models in containers"
+    get = "apt-get install podman, or dnf install podman"
+    if not engine.which("podman"):
+        return [Finding("podman", False, "not installed", gives, get)]
+    try:
+        done = engine.run(["podman", "version", "--format", "{{.Client.Version}}"], timeout=30)
+    except HybError as error:
+        return [Finding("podman", False, error.message, gives, get)]
+    rootless = "rootless" if os.getuid() else "root"
+    socket = _socket()
+    return [
+        Finding("podman", True, f"{done.stdout.decode().strip()}, {rootless}", gives),
+        Finding("podman socket", bool(socket), socket or "off", "podman-py", "systemctl --user enable --now podman.socket"),
+    ]
+
+
+def _socket() -> str:
+    places = [f"{os.environ.get('XDG_RUNTIME_DIR', '/run/user/none')}/podman/podman.sock", "/run/podman/podman.sock"]
+    given = os.environ.get("CONTAINER_HOST", "")
+    return given or next((p for p in places if Path(p).exists()), "")
+
+
+def _program(name: str) -> Finding:
+    path = engine.which(name)
+    return Finding(name, bool(path), path or "not installed", _PROGRAMS[name], engine.INSTALL[name].strip("`"))
+
+
+def _hub(environ: Mapping[str, str]) -> Finding:
+    import urllib.error
+    import urllib.request
+
+    endpoint = environ.get("HF_ENDPOINT", "https://huggingface.co")
+    check: Callable[[str], int] = lambda url: urllib.request.urlopen(url, timeout=10).status  # noqa: E731
+    try:
+        found, ok = f"{endpoint}: {check(endpoint)}", True
+    except (OSError, ValueError) as error:
+        found, ok = f"{endpoint}: {getattr(error, 'reason', error)}", isinstance(error, urllib.error.HTTPError)
+    return Finding("hub", ok, found, "pulling models", "check the network, or set HF_ENDPOINT to your mirror")

@@ -1,0 +1,117 @@
+"""Store, lock and receipts, checked against each other. Every byte is read; nothing is believed."""
+
+from __future__ import annotations
+
+import json
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hyb import digest as dg
+from hyb import lock as lockfile
+from hyb import recipe as recipes
+from hyb.errors import HybError
+from hyb.plan import key_of
+from hyb.progress import Progress, Say
+from hyb.stages.base import referenced
+from hyb.store import Artifact, Blob, Store, blobs_of, short
+
+
+def check_store(store: Store, say: Say) -> list[str]:
+    """What is wrong with the store, a line each: damaged or missing blobs, artifacts that can't be read."""
+    wrong: list[str] = []
+    artifacts, unreadable = _artifacts(store)
+    wrong += unreadable
+    blobs = {b.digest: b for a in artifacts for b in blobs_of(a)}
+    total, done = sum(b.size for b in blobs.values()), 0
+    for digest, blob in sorted(blobs.items()):
+        try:
+            store.check(blob, thorough=True)
+        except HybError as error:
+            users = ", ".join(sorted({_called(store, a) for a in artifacts if blob in blobs_of(a)}))
+            wrong.append(f"{error.message} (part of {users})")
+        done += blob.size
+        say(Progress("verify", done, total, "B"))
+    here = {a.digest for a in artifacts}
+    wrong += [f"`{_called(store, a)}` needs `{short(d)}`, which is not in the store" for a in artifacts for d in a.needs if d not in here]
+    return wrong
+
+
+def check_recipe(path: Path, store: Store, say: Say) -> list[str]:
+    """What is wrong between a recipe's lock, its files, the store and its receipts, a line each. No network."""
+    from hyb import pin
+
+    recipe, lock = recipes.read(path), lockfile.read(path.with_name(lockfile.FILE))
+    if not lock.stages:
+        return []
+    try:
+        pins = pin.pin(recipe, lock.pins, offline=True, say=say)
+    except HybError as error:
+        return [f"lock of `{recipe.name}`: {error.message}"]
+    wrong: list[str] = []
+    for entry in recipe.entries:
+        locked = lock.stages.get(entry.name)
+        where = f"lock of `{recipe.name}`: stage `{entry.name}`"
+        if locked is None:
+            wrong.append(f"{where} is not locked yet")
+            continue
+        inputs = {n: lock.stages[n].output for n in referenced(entry.spec) if n in lock.stages}
+        if len(inputs) == len(referenced(entry.spec)) and key_of(entry.spec, pins, inputs) != locked.key:
+            wrong.append(f"{where} was made from something else: recipe, data or lock has changed since")
+        if not store.blob_path(locked.output).exists():
+            wrong.append(f"{where}: its output `{short(locked.output)}` is not in the store")
+        elif not _attested(store, locked.key, locked.output):
+            wrong.append(f"{where}: no receipt says that this step gave `{short(locked.output)}`")
+    return wrong
+
+
+def repair(store: Store) -> list[str]:
+    """Set damaged blobs aside and write a damaged index anew. Returns what was done, a line each."""
+    done = []
+    try:
+        store.tags()
+    except HybError:
+        done.append(f"wrote index.json anew: {store.rebuild_index()} artifacts found")
+    aside = store.root / "damaged"
+    for path in sorted(store.blobs.glob("*")) if store.blobs.is_dir() else []:
+        digest = "sha256:" + path.name
+        if dg.of_file(path)[0] != digest:
+            aside.mkdir(exist_ok=True)
+            path.replace(aside / path.name)
+            done.append(f"set `{short(digest)}` aside in `{aside}`")
+    if done:
+        store.rebuild_index(keep_names=True)
+    return done
+
+
+def _artifacts(store: Store) -> tuple[list[Artifact], list[str]]:
+    found, wrong = [], []
+    for digest in store.digests():
+        try:
+            found.append(store.artifact(digest))
+        except HybError as error:
+            wrong.append(error.message)
+    return found, wrong
+
+
+def _called(store: Store, artifact: Artifact) -> str:
+    names = sorted(n for n, d in store.tags().items() if d == artifact.digest)
+    return f"{artifact.kind} {names[0] if names else short(artifact.digest)}"
+
+
+def _attested(store: Store, key: str, output: str) -> bool:
+    """True when a receipt of the store says that the step `key` gave `output`."""
+    return any(_invocation(store, r) == key for r in _receipts(store, output))
+
+
+def _receipts(store: Store, output: str) -> Iterator[Artifact]:
+    return (a for a in _artifacts(store)[0] if a.kind == "receipt" and a.subject == output)
+
+
+def _invocation(store: Store, receipt: Artifact) -> str:
+    blob: Blob = receipt.file("statement.json").blob
+    try:
+        statement = json.loads(store.read(blob.digest))
+        return str(statement["predicate"]["runDetails"]["metadata"]["invocationId"])
+    except (HybError, ValueError, KeyError):
+        return ""
