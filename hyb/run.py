@@ -77,7 +77,7 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
             assert step.key
             inputs = {n: d for n, d in step.inputs.items() if d}
             done[entry.name] = Locked(entry.stage, step.key, inputs, result.artifact.digest)
-            store.tag(f"{recipe.name}/{entry.name}", result.artifact.digest)
+            store.tag(f"{recipe.name}/{entry.name}".lstrip("/"), result.artifact.digest)
             if options.lock and not options.locked:
                 lockfile.write(options.lock, _trimmed(options.lock, Lock(pins, done), lock))
             _gate(entry.name, result.artifact)
@@ -113,7 +113,7 @@ def _do(
             )
         spec = step.entry.spec.model_dump(mode="json")
         document = receipt.statement(
-            name=f"{recipe.name}/{name}", stage=stage, key=key, spec=spec, pins=used,
+            name=f"{recipe.name}/{name}".lstrip("/"), stage=stage, key=key, spec=spec, pins=used,
             inputs={n: a.digest for n, a in inputs.items()}, output=artifact, started=started, ended=receipt.now(),
             facts={"seconds": round(seconds, 3), **facts},
         )

