@@ -105,7 +105,7 @@ def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
     access = _of(documents, "RouterAccess")
     for site in sites:
         if access and _spec(site).get("linkAccess", "none") not in ("", "none"):
-            yield "Site has `linkAccess` beside a RouterAccess: both would take the same router ports; leave `linkAccess` out"
+            yield "Site has `linkAccess` beside a RouterAccess: both take the same router ports; leave `linkAccess` out"
     if len(access) > 1:
         yield "several RouterAccess: they would take the same router ports; keep one"
     needed = "Link" if side == "private" else "RouterAccess"
@@ -236,7 +236,7 @@ def _router_access(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
     if missing := [name for name in sk.ROLES if name not in [r.get("name") for r in roles]]:
         yield f"no role `{'`, `'.join(missing)}`"
     if spec.get("generateTlsCredentials") is not False:
-        yield "spec.generateTlsCredentials must be false: else the server gets a certificate that the link does not trust"
+        yield "spec.generateTlsCredentials must be false: else the server gets a certificate that the link won't trust"
     if spec.get("issuer"):
         yield "spec.issuer has no effect with given credentials; take it away"
     if spec.get("accessType") != "route":
