@@ -1,0 +1,241 @@
+"""Chat data of any common shape → train, holdout and control rows in one form, each with its file and line.
+
+Two passes: the first reads, checks and normalises every row into spool files and keeps only its ids and place; the
+second deals the rows out. A random holdout takes whole questions: two rows that ask the same never stand on both sides.
+The choice depends on the seed and the questions alone, not on the order of rows or files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from hyb import digest as dg
+from hyb import engine
+from hyb.errors import Exit, HybError
+from hyb.formats import chat_files, modelpack
+from hyb.formats.chat_stats import Lengths
+from hyb.progress import Progress
+from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
+from hyb.store import Artifact, File
+
+SUMMARY = "read chat data, check it, and split it into training, held-out and control questions"
+REVISION = 1
+PARTS = ("train", "holdout", "control")
+
+
+class Spec(StageSpec):
+    """What to read and how to split it."""
+
+    stage: Literal["data"] = "data"
+    source: Annotated[str, Source("path")] = Field(min_length=1)
+    """A file (`.jsonl`, `.json`) or a folder of such files."""
+    holdout: Annotated[float | str, Source("path")] = 0.0
+    """The part of the questions that is held out of training, from 0 to below 1; or a file or folder of its own."""
+    control: Annotated[str | None, Source("path")] = None
+    """A file or folder of general questions that training must not lose."""
+    seed: int = 0
+    format: Literal["auto", "chat", "sharegpt", "alpaca", "completion", "ilab"] = "auto"
+    """Take rows of this shape only; `auto` takes any, row by row."""
+    max_line: int = Field(default=chat_files.MAX_LINE, ge=1 << 10, le=1 << 30)
+    """Bytes of one row; a longer one is a mistake."""
+    tokenizer: Annotated[str, Ref("model")] = ""
+    """A model whose tokenizer counts tokens for the statistics."""
+    license: str = ""
+    """The data's licence (an SPDX name), written into the artifact."""
+
+    @field_validator("holdout", mode="plain")
+    @classmethod
+    def _holdout(cls, value: Any) -> float | str:
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                return str(value) or 0.0
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError("must be a number from 0 to below 1, or a path")
+        return float(value)
+
+
+def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:  # noqa: ARG001
+    """What will be read and made."""
+    reads = [spec.source, *([spec.holdout] if isinstance(spec.holdout, str) else []), *filter(None, [spec.control])]
+    held = "" if isinstance(spec.holdout, str) or not spec.holdout else f", {spec.holdout:g} of the questions held out"
+    return StagePlan(makes=f"dataset{held}", reads=tuple(reads), memory=200 << 20)
+
+
+def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
+    """Read, check, split, store. Raises HybError with every mistake of every file."""
+    reader = _Reader(spec, context)
+    parts = {name: _Part(context.work / f"{name}.spool") for name in PARTS}
+    reader.read(spec.source, parts["train"], answered=True)
+    if isinstance(spec.holdout, str):
+        reader.read(spec.holdout, parts["holdout"], answered=False)
+    if spec.control:
+        reader.read(spec.control, parts["control"], answered=False)
+    reader.close()
+    if isinstance(spec.holdout, float):
+        chosen = split(parts["train"].questions, spec.holdout, spec.seed)
+        _deal(parts["train"], parts["holdout"], chosen)
+    _not_empty(spec, parts)
+    tokenizer = inputs.get(spec.tokenizer) if spec.tokenizer else None
+    stats = _stats(parts, reader.shapes, _counter(tokenizer, context))
+    for line in _warnings(stats):
+        context.say(line)
+    files = [_add(context, f"{name}.jsonl", part.path) for name, part in parts.items()]
+    blob = context.store.add_bytes((json.dumps(stats, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    counts = {name: part.count for name, part in parts.items()}
+    meta = {"counts": counts, "format": "+".join(sorted(reader.shapes)), "license": spec.license}
+    return context.store.add_artifact("dataset", [*files, modelpack.file("stats.json", blob)], meta=meta)
+
+
+def split(questions: list[str], holdout: float, seed: int) -> set[str]:
+    """The questions to hold out. `questions`: a question's id for each row. At least `holdout` of the rows' worth of
+    them when it is above 0, and never all."""
+    counts = Counter(questions)
+    ordered = sorted(counts, key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
+    wanted = max(1, round(holdout * len(questions))) if holdout else 0
+    chosen: set[str] = set()
+    held = 0
+    for question in ordered[:-1]:
+        if held >= wanted:
+            break
+        chosen.add(question)
+        held += counts[question]
+    return chosen
+
+
+class _Part:
+    """Rows on disk in their final form, and what is remembered of each: its id, its question's id, where it stands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.write_bytes(b"")
+        self.ids: list[str] = []
+        self.questions: list[str] = []
+        self.places: list[tuple[str, int]] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.ids)
+
+    def remember(self, row_id: str, question: str, place: tuple[str, int]) -> None:
+        self.ids.append(row_id)
+        self.questions.append(question)
+        self.places.append(place)
+
+
+class _Reader:
+    """Reads sources into parts and keeps the mistakes of all of them."""
+
+    def __init__(self, spec: Spec, context: Context) -> None:
+        self.spec, self.context = spec, context
+        self.mistakes = chat_files.Mistakes()
+        self.shapes: Counter[str] = Counter()
+        self.sources: list[str] = []
+
+    def read(self, source: str, part: _Part, *, answered: bool) -> None:
+        path = self.context.path(source)
+        named = chat_files.files(path)
+        self.sources.append(source)
+        with part.path.open("ab") as spool:
+            for number, (name, file) in enumerate(named):
+                rows = chat_files.rows(
+                    file, name, self.mistakes, answered=answered, only=self.spec.format, limit=self.spec.max_line
+                )
+                for found in rows:
+                    self.shapes[found.row.shape] += 1
+                    spool.write(dg.canonical_json(found.as_json()) + b"\n")
+                    part.remember(found.row.id, found.row.question_id, (found.source, found.line))
+                self.context.say(Progress(f"reading {source}", number + 1, len(named), "file", f"{part.count} rows"))
+        before = self.context.pins.get(source)
+        if before and dg.of_tree(path) != before:
+            raise HybError(f"`{path}` changed while it was read", hint="run again", code=Exit.CHECK)
+
+    def close(self) -> None:
+        """Raise HybError when there was any mistake."""
+        if self.mistakes.count:
+            raise self.mistakes.error(", ".join(f"`{s}`" for s in self.sources))
+
+
+def _deal(train: _Part, holdout: _Part, chosen: set[str]) -> None:
+    """Move the rows with these questions from `train` to `holdout`."""
+    kept = _Part(train.path.with_suffix(".kept"))
+    with train.path.open("rb") as lines, kept.path.open("wb") as stay, holdout.path.open("wb") as go:
+        for line, row_id, question, place in zip(lines, train.ids, train.questions, train.places, strict=True):
+            part, out = (holdout, go) if question in chosen else (kept, stay)
+            out.write(line)
+            part.remember(row_id, question, place)
+    kept.path.replace(train.path)
+    train.ids, train.questions, train.places = kept.ids, kept.questions, kept.places
+
+
+def _not_empty(spec: Spec, parts: dict[str, _Part]) -> None:
+    if not parts["train"].count:
+        raise HybError(f"`{spec.source}` has no rows", hint="an empty data set can't be trained on")
+    named = {"holdout": spec.holdout if isinstance(spec.holdout, str) else "", "control": spec.control or ""}
+    for name, path in named.items():
+        if path and not parts[name].count:
+            raise HybError(f"`{path}` has no rows", hint=f"leave `{name}` out, or give questions")
+    if isinstance(spec.holdout, float) and spec.holdout and not parts["holdout"].count:
+        raise HybError(
+            f"`{spec.source}` asks only one question, so none can be held out", hint="leave `holdout` out, or add rows"
+        )
+
+
+def _stats(parts: dict[str, _Part], shapes: Counter[str], count: Callable[[str], int] | None) -> dict[str, Any]:
+    """Counts, duplicates, overlaps and lengths: deterministic, no path of this machine."""
+    trained = dict(zip(reversed(parts["train"].questions), reversed(parts["train"].places), strict=True))
+    stats: dict[str, Any] = {"shapes": dict(shapes), "parts": {}, "overlap": {}}
+    for name, part in parts.items():
+        lengths = Lengths(count)
+        with part.path.open("rb") as lines:
+            for line in lines:
+                lengths.add(json.loads(line)["messages"])
+        duplicates = part.count - len(set(part.ids))
+        stats["parts"][name] = {"rows": part.count, "duplicates": duplicates, "lengths": lengths.summary()}
+        if name != "train":
+            both = [(p, trained[q]) for q, p in zip(part.questions, part.places, strict=True) if q in trained]
+            shown = [f"{a[0]}:{a[1]} asks what {b[0]}:{b[1]} asks" for a, b in both[:10]]
+            stats["overlap"][name] = {"rows": len(both), "first": shown}
+    return stats
+
+
+def _warnings(stats: dict[str, Any]) -> list[str]:
+    """What a person should know, one line each."""
+    lines = []
+    for name, part in stats["parts"].items():
+        if part["duplicates"]:
+            lines.append(f"{name}: {part['duplicates']} of {part['rows']} rows are exact duplicates")
+    for name, overlap in stats["overlap"].items():
+        if overlap["rows"]:
+            first = overlap["first"][0]
+            lines.append(
+                f"{name}: {overlap['rows']} questions are also in the training rows ({first}), so they test little"
+            )
+    if len(stats["shapes"]) > 1:
+        shapes = ", ".join(f"{n} {shape}" for shape, n in sorted(stats["shapes"].items()))
+        lines.append(f"the rows have several shapes: {shapes}")
+    return lines
+
+
+def _counter(model: Artifact | None, context: Context) -> Callable[[str], int] | None:
+    """How many tokens a text has for `model`, or None without one."""
+    if model is None:
+        return None
+    engine.require(["tokenizers"], "tune", "data")
+    from tokenizers import Tokenizer
+
+    path = context.store.view(model) / model.file("tokenizer.json").path
+    tokenizer = Tokenizer.from_file(str(path))
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _add(context: Context, name: str, path: Path) -> File:
+    return modelpack.file(name, context.store.add_file(path, how="move"))
