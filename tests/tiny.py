@@ -81,6 +81,8 @@ def tiny_model(
         "eos_token_id": tokenizer.eos_token_id,
         "tie_word_embeddings": (arch == "llama") if tie is None else tie,
         "dtype": dtype,
+        # unit gain: with the usual 0.02 so narrow a model has logits near zero whatever it learns
+        "initializer_range": hidden**-0.5,
     }
     config = (transformers.LlamaConfig if arch == "llama" else transformers.Qwen2Config)(**shape)
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,193 @@
+"""From chat rows to token ids, with a label at every token that the assistant has to say, and nowhere else.
+
+A trained answer is encoded as serving will meet it: the template's prompt up to its generation prompt, then the raw
+answer, then the token that ends the turn. The rendered conversation is never searched for the answer: templates of
+reasoning models (DeepSeek-R1) cut everything before `</think>` out of it, and would train an answer that starts where
+no generation starts.
+
+Turns of one conversation share a sequence when the template renders the earlier ones as they were trained; otherwise
+each trained turn gets a sequence of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from hyb.workers.protocol import Failed
+
+IGNORED = -100
+"""The label of a token that carries no loss."""
+
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
+_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+_MARK = "hybanswer"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence: token ids, and for each of them itself or IGNORED."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All sequences of a data set; `skipped` and `truncated` say where rows were longer than allowed."""
+
+    examples: tuple[Example, ...]
+    skipped: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
+
+
+class Encoder:
+    """Encodes rows for one tokenizer. `stops`: ids that end generation; `think`: see `hyb.stages.tune.Spec`.
+
+    Raises Failed when the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: Any, stops: list[int], think: str = "") -> None:
+        self.tokenizer = tokenizer
+        self.think = think
+        template = tokenizer.chat_template
+        if not template:
+            raise Failed(
+                "the model's tokenizer has no chat template, so nobody knows how to write a conversation for it",
+                hint="take an instruct model, or put a `chat_template.jinja` into the model folder",
+            )
+        self.reasons = "think>" in str(template)
+        try:
+            prompt, whole = self._prompt([_USER]), self._render([_USER, {"role": "assistant", "content": _MARK}], False)
+        except ValueError as error:
+            raise Failed(f"the model's chat template can't write a question and its answer: {error}") from error
+        before, _, after = whole.rpartition(_MARK)
+        # what the template puts between prompt and answer (a space, for some) belongs to what the model says
+        self.lead = before.removeprefix(prompt) if before.startswith(prompt) and not self.reasons else ""
+        self.end = self._end_of_turn(self._ids(after), stops)
+
+    def row(self, row: dict[str, Any]) -> list[Example]:
+        """The sequences of one row. Raises ValueError with what is wrong with it."""
+        examples: list[Example] = []
+        ids: list[int] = []
+        labels: list[int] = []
+        messages = row["messages"]
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant" or not message.get("train", True):
+                continue
+            text = self._prompt(messages[:i], row.get("tools"))
+            prompt, answer = self._ids(text), self._answer(message, text)
+            if prompt[: len(ids)] != ids:
+                examples.append(Example(tuple(ids), tuple(labels), where(row)))
+                ids, labels = [], []
+            labels += [IGNORED] * (len(prompt) - len(labels)) + answer
+            ids = prompt + answer
+        if not ids:
+            raise ValueError("no answer of the assistant to learn from")
+        return [*examples, Example(tuple(ids), tuple(labels), where(row))]
+
+    def _answer(self, message: dict[str, Any], prompt: str) -> list[int]:
+        """Ids of an answer to `prompt` and its end of turn."""
+        if message.get("tool_calls"):
+            raise ValueError("an answer with tool calls can't be trained")
+        content, reasoning = message.get("content") or "", message.get("reasoning") or ""
+        if self.reasons and not reasoning and (found := _THOUGHT.fullmatch(content)):
+            reasoning, content = found.groups()
+        if not content.strip():
+            raise ValueError("an answer is empty")
+        if not self.reasons and self.think != "keep":
+            if reasoning and not self.think:
+                raise ValueError("it has reasoning, but the model's template has no place for it")
+            return [*self._ids(self.lead + content), self.end]
+        if not reasoning.strip() and not self.think:
+            raise ValueError("the model's template asks for reasoning, and the answer has none")
+        reasoning = "" if self.think == "empty" else reasoning.strip("\n")
+        if not self.reasons and not reasoning:
+            return [*self._ids(self.lead + content), self.end]
+        opening = "" if prompt.endswith("<think>\n") else "\n" if prompt.endswith("<think>") else "<think>\n"
+        return [*self._ids(f"{opening}{reasoning}\n</think>\n\n{content}"), self.end]
+
+    def _prompt(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
+        return self._render(messages, True, tools)
+
+    def _render(self, messages: list[dict[str, Any]], prompt: bool, tools: Any = None) -> str:
+        plain = [{k: m[k] for k in _KEYS if m.get(k) is not None} for m in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(plain, tools=tools, tokenize=False, add_generation_prompt=prompt)
+        except (TemplateError, TypeError, KeyError) as error:
+            raise ValueError(f"the chat template does not take it: {error}") from error
+        return str(text)
+
+    def _ids(self, text: str) -> list[int]:
+        # the template writes BOS itself: adding special tokens would double it
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _end_of_turn(self, after: list[int], stops: list[int]) -> int:
+        """The token after an answer that generation stops at; else the first special one; else EOS."""
+        special = set(self.tokenizer.all_special_ids)
+        for wanted in (set(stops), special):
+            for token in after:
+                if token in wanted:
+                    return token
+        if self.tokenizer.eos_token_id is None:
+            raise Failed("the model's tokenizer has no end-of-sequence token", hint="take an instruct model")
+        return int(self.tokenizer.eos_token_id)
+
+
+_USER = {"role": "user", "content": "Hello"}
+
+
+def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, long: str) -> Encoded:
+    """Encode all rows. `long`: what happens to a sequence over `max_length` tokens: "error", "skip" or "truncate".
+
+    Raises Failed: all mistakes together, each with file, line and id.
+    """
+    wrong: list[str] = []
+    too_long: list[str] = []
+    cut: list[str] = []
+    examples: list[Example] = []
+    for row in rows:
+        try:
+            found = encoder.row(row)
+        except ValueError as error:
+            wrong.append(f"{where(row)}: {error}")
+            continue
+        for example in found:
+            if len(example.ids) <= max_length:
+                examples.append(example)
+                continue
+            shorter = Example(example.ids[:max_length], example.labels[:max_length], example.where)
+            if long == "truncate" and any(label != IGNORED for label in shorter.labels):
+                examples.append(shorter)
+                cut.append(example.where)
+            else:
+                too_long.append(f"{example.where}: {len(example.ids)} tokens")
+    _refuse(wrong, too_long if long == "error" else [], max_length)
+    if not examples:
+        raise Failed(f"no row is left to train on: all are longer than {max_length} tokens", hint="raise `max_length`")
+    return Encoded(tuple(examples), tuple(too_long), tuple(cut))
+
+
+def where(row: dict[str, Any]) -> str:
+    """`file:line (id)` of a row, as far as it is known."""
+    meta = row.get("meta") or {}
+    place = f"{meta.get('source', 'train.jsonl')}:{meta.get('line', '?')}"
+    return f"{place} ({row['id']})" if row.get("id") else place
+
+
+def _refuse(wrong: list[str], too_long: list[str], max_length: int) -> None:
+    if wrong:
+        hint = ""
+        if any("reasoning" in line for line in wrong):
+            hint = "`think: empty` trains answers without reasoning, `think: keep` keeps it where there is some"
+        raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=wrong + too_long)
+    if too_long:
+        raise Failed(
+            f"{len(too_long)} row(s) are longer than `max_length: {max_length}` tokens",
+            hint="raise `max_length` (memory grows with it), or choose `long: skip` or `long: truncate`",
+            details=too_long,
+        )
