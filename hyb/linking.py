@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -132,9 +133,9 @@ def _parsed(files: Mapping[str, bytes], side: str) -> list[Any]:
 def _tls_data(documents: Sequence[sk.Document], kind: str) -> dict[str, bytes]:
     """The decoded data of the Secret that the first `kind` names; empty when it has not the right shape."""
     whole = [d for d in documents if isinstance(d, Mapping)]
-    wanted = [(d.get("spec") or {}).get("tlsCredentials") for d in whole if d.get("kind") == kind]
+    wanted = [str(skupper_check.spec_of(d).get("tlsCredentials")) for d in whole if d.get("kind") == kind]
     for document in whole:
-        if document.get("kind") == "Secret" and (document.get("metadata") or {}).get("name") in wanted[:1]:
+        if document.get("kind") == "Secret" and skupper_check.name_of(document) in wanted[:1]:
             try:
                 return {k: base64.b64decode(document["data"][k], validate=True) for k in skupper_check.KEYS}
             except (KeyError, TypeError, ValueError, binascii.Error):
@@ -175,8 +176,9 @@ def _publish(out: Path, files: Mapping[str, bytes]) -> None:
     marker = json.dumps({"hyb-link": _FORMAT, "files": digests}, sort_keys=True, indent=1).encode()
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked_folder(out.parent):
-        for left in out.parent.glob(f".{_glob_safe(out.name)}.*.hyb-*"):  # of a process that was killed: it holds keys
-            shutil.rmtree(left)
+        for suffix in (_TEMPORARY, _OLD):  # of a process that was killed: they hold keys
+            for left in out.parent.glob(f".{glob.escape(out.name)}.*.{suffix}"):
+                shutil.rmtree(left)
         _check_target(out)  # again, now that nobody else of us writes here
         if out.is_dir() and (out / MARKER).is_file() and (out / MARKER).read_bytes() == marker:
             _set_modes(out)
@@ -225,7 +227,3 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _glob_safe(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

@@ -74,13 +74,13 @@ def check(
 
 def _side(side: str, documents: Sequence[sk.Document], named: set[str]) -> Iterator[str]:
     yield from _together(side, documents)
-    secrets = {_name(d): d for d in _of(documents, "Secret")}
+    secrets = {name_of(d): d for d in _of(documents, "Secret")}
     for document in documents:
         kind, where = document["kind"], title(document)
         yield from (f"{where}: {text}" for text in _identity(side, document))
         if kind in _FIELDS:
-            texts = [*_fields(kind, _spec(document)), *_CHECKS[kind](side, _spec(document))]
-            texts += _reference(kind, _spec(document), secrets, named)
+            texts = [*_fields(kind, spec_of(document)), *_CHECKS[kind](side, spec_of(document))]
+            texts += _reference(kind, spec_of(document), secrets, named)
             yield from (f"{where}: {text}" for text in texts)
         elif kind == "Secret":
             yield from (f"{where}: {text}" for text in _secret(document, _referenced(documents)))
@@ -99,12 +99,12 @@ def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
     if len(namespaces) > 1:
         given = ", ".join(f"`{n}`" if n else "none" for n in sorted(namespaces))
         yield f"resources in several namespaces: {given}; one site has one"
-    for (kind, name), count in Counter((d["kind"], _name(d)) for d in documents).items():
+    for (kind, name), count in Counter((d["kind"], name_of(d)) for d in documents).items():
         if count > 1:
             yield f"{kind} `{name}` is there {count} times"
     access = _of(documents, "RouterAccess")
     for site in sites:
-        if access and _spec(site).get("linkAccess", "none") not in ("", "none"):
+        if access and spec_of(site).get("linkAccess", "none") not in ("", "none"):
             yield "Site has `linkAccess` beside a RouterAccess: both take the same router ports; leave `linkAccess` out"
     if len(access) > 1:
         yield "several RouterAccess: they would take the same router ports; keep one"
@@ -115,15 +115,15 @@ def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
 
 
 def _listeners(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
-    specs = [_spec(d) for d in _of(documents, "Listener", "MultiKeyListener")]
+    specs = [spec_of(d) for d in _of(documents, "Listener", "MultiKeyListener")]
     hosts = [(str(s.get("host")), str(s.get("port"))) for s in specs]
     for (host, port), count in Counter(hosts).items():
         if count > 1:
             yield f"{count} Listeners on `{host}:{port}`: only one can have it"
     if side == "private":
         return
-    taken = {_name(d): "a Service in this folder" for d in _of(documents, "Service")}
-    taken |= {_name(d): "the Service that Skupper makes for the RouterAccess" for d in _of(documents, "RouterAccess")}
+    taken = {name_of(d): "a Service in this folder" for d in _of(documents, "Service")}
+    taken |= {name_of(d): "the Service that Skupper makes for the RouterAccess" for d in _of(documents, "RouterAccess")}
     taken |= dict.fromkeys(sk.RESERVED_HOSTS, "a Service of Skupper itself")
     for host in sorted({h for h, _ in hosts} & set(taken)):
         yield f"Listener host `{host}` is the name of {taken[host]}: the Listener would only err; choose another host"
@@ -271,7 +271,7 @@ _CHECKS = {"Site": _site, "Link": _link, "RouterAccess": _router_access, "Listen
 
 
 def _referenced(documents: Iterable[sk.Document]) -> set[str]:
-    return {str(_spec(d).get("tlsCredentials")) for d in _of(documents, "Link", "RouterAccess")}
+    return {str(spec_of(d).get("tlsCredentials")) for d in _of(documents, "Link", "RouterAccess")}
 
 
 def _reference(kind: str, spec: Mapping[str, Any], secrets: Collection[str], named: set[str]) -> Iterator[str]:
@@ -283,7 +283,7 @@ def _reference(kind: str, spec: Mapping[str, Any], secrets: Collection[str], nam
 def _secret(document: sk.Document, referenced: set[str]) -> Iterator[str]:
     if document.get("stringData"):
         yield "`stringData` is not read outside Kubernetes: the certificates would be empty; write `data` in base64"
-    if _name(document) not in referenced:
+    if name_of(document) not in referenced:
         return
     if document.get("type") != sk.TLS:
         yield f"type is `{document.get('type') or 'Opaque'}`: only `{sk.TLS}` is delivered to the router"
@@ -307,8 +307,8 @@ def _secret(document: sk.Document, referenced: set[str]) -> Iterator[str]:
 def _across(
     connectors: Sequence[sk.Document], openshift: Sequence[sk.Document], private: Sequence[sk.Document], namespace: str
 ) -> Iterator[str]:
-    keys = {str(_spec(d).get("routingKey")) for d in connectors}
-    listened = {str(_spec(d).get("routingKey")) for d in _of(openshift, "Listener")}
+    keys = {str(spec_of(d).get("routingKey")) for d in connectors}
+    listened = {str(spec_of(d).get("routingKey")) for d in _of(openshift, "Listener")}
     if keys and listened and not keys & listened:
         here, there = "`, `".join(sorted(keys)), "`, `".join(sorted(listened))
         yield f"no routing key in common: the Connector has `{here}`, the Listener `{there}`"
@@ -319,10 +319,10 @@ def _across(
 
 
 def _routes(access: sk.Document, private: Sequence[sk.Document], namespace: str) -> Iterator[str]:
-    settings = _spec(access).get("settings")
+    settings = spec_of(access).get("settings")
     domain = settings.get("domain", "") if isinstance(settings, Mapping) else ""
     for role in sk.ROLES:
-        route = f"{_name(access)}-{role}"
+        route = f"{name_of(access)}-{role}"
         label = route if domain else f"{route}-{namespace}"
         if len(label) > sk.LABEL_MAX:
             yield f"the Route's host label `{label}` has {len(label)} characters, {sk.LABEL_MAX} are the most"
@@ -335,7 +335,7 @@ def _routes(access: sk.Document, private: Sequence[sk.Document], namespace: str)
 
 def endpoint_hosts(private: Iterable[sk.Document], role: str = "") -> list[str]:
     """Hosts of all Link endpoints (of one role), in order, once each."""
-    endpoints = [e for d in _of(private, "Link") for e in (_spec(d).get("endpoints") or []) if isinstance(e, Mapping)]
+    endpoints = [e for d in _of(private, "Link") for e in (spec_of(d).get("endpoints") or []) if isinstance(e, Mapping)]
     return list(dict.fromkeys(str(e.get("host")) for e in endpoints if not role or e.get("name") == role))
 
 
@@ -344,14 +344,15 @@ def endpoint_hosts(private: Iterable[sk.Document], role: str = "") -> list[str]:
 
 def title(document: sk.Document) -> str:
     """How a document is called in messages: `Kind name`."""
-    return f"{document['kind']} `{_name(document)}`"
+    return f"{document['kind']} `{name_of(document)}`"
 
 
 def _of(documents: Iterable[sk.Document], *kinds: str) -> list[sk.Document]:
     return [d for d in documents if isinstance(d, Mapping) and d.get("kind") in kinds]
 
 
-def _spec(document: sk.Document) -> Mapping[str, Any]:
+def spec_of(document: sk.Document) -> Mapping[str, Any]:
+    """Its `spec`; empty when it has none or no map."""
     spec = document.get("spec")
     return spec if isinstance(spec, Mapping) else {}
 
@@ -361,7 +362,8 @@ def _metadata(document: sk.Document, key: str) -> str:
     return str(metadata.get(key) or "") if isinstance(metadata, Mapping) else ""
 
 
-def _name(document: sk.Document) -> str:
+def name_of(document: sk.Document) -> str:
+    """Its `metadata.name`, or ""."""
     return _metadata(document, "name")
 
 

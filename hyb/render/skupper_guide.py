@@ -16,8 +16,9 @@ def _top(facts: LinkFacts) -> str:
     return f"""\
 # Apply the link `{facts.name}`
 
-The private host dials out to the namespace `{facts.namespace}`; nothing listens on it for this. Pods in the namespace
-then call `http://{facts.host}:{facts.port}`, which answers from `{facts.target_host}:{facts.target_port}` on the private host.
+The private host dials out to the namespace `{facts.namespace}`; nothing listens on it for this.
+Pods in the namespace then call `http://{facts.host}:{facts.port}`.
+What answers is `{facts.target_host}:{facts.target_port}` on the private host.
 
 Both folders hold a private key (files `Secret-*.yaml`, mode 0600): copy them over an encrypted channel, keep them out
 of git. Needed: Skupper **2.1.0 or newer** on both sides (older controllers ignore `generateTlsCredentials`); sites of
@@ -48,7 +49,9 @@ set it in the recipe and write this folder again.
 
 def _private(facts: LinkFacts, platform: str) -> str:
     flag = "" if facts.private_namespace == "default" else f" -n {facts.private_namespace}"
-    install = "" if platform == "linux" else "    skupper system install     # once a user\n"
+    once = "    loginctl enable-linger     # else the router ends when you log out\n"
+    once += "    skupper system install     # once a user\n"
+    install = "" if platform == "linux" else once
     router = "The program `skrouterd` must be installed.\n" if platform == "linux" else ""
     folder = f'"$base/namespaces/{facts.private_namespace}/input/resources"'
     return f"""\
@@ -64,7 +67,7 @@ As the user who runs the model. {router}As root, `base` is `/var/lib/skupper`.
 {install}    skupper system start{flag}
 
 After a change: copy again, then `skupper system reload{flag}` (`start` refuses a site that is there already).
-The router dials {" and ".join(f"`{h}:443`" for h in route_hosts(facts)[:1])}: a firewall must let that out, TLS untouched.
+The router dials `{route_hosts(facts)[0]}:443`: a firewall must let that out and leave the TLS untouched.
 """
 
 
@@ -78,13 +81,13 @@ def _after(facts: LinkFacts, platform: str) -> str:
     curl http://{facts.host}:{facts.port}/v1/models                  # from a pod of the namespace, with the API key
 
 Refused: the link or the model's server is down. An empty reply: the link is up and the model's server is down.
-Skupper asks nobody who they are: every pod that reaches the Service `{facts.host}` reaches the model. Keep the API key of the
-model's server on, and don't make a Route to this Service.
+Skupper asks nobody who they are: every pod that reaches the Service `{facts.host}` reaches the model.
+Keep the API key of the model's server on, and don't make a Route to this Service.
 
 ## 4. Renew
 
-`hyb link … --renew` writes both folders anew with new certificates of the same CA: apply 1, then copy and reload as in 2.
-Only when it says that the CA is new, the link is down between the two.
+`hyb link … --renew` writes both folders anew with new certificates of the same CA: apply 1, then copy and reload as
+in 2. Only when it says that the CA is new, the link is down between the two.
 """
 
 
