@@ -36,10 +36,10 @@ class Spec(StageSpec):
     service: Annotated[str, Ref("service")]
     router_access: str = "hyb"
     """RouterAccess on OpenShift; the Routes are called `<router_access>-inter-router` and `…-edge`."""
+    route_domain: str = ""
+    """Instead of `apps_domain`: another domain that the controller is to ask for (`settings.domain`)."""
     apps_domain: str = ""
     """The cluster's domain for Routes: `oc get ingresses.config cluster -o jsonpath='{.spec.domain}'`."""
-    route_domain: Annotated[str, Field(validate_default=True)] = ""
-    """Instead of `apps_domain`: another domain that the controller is to ask for (`settings.domain`)."""
     namespace: str
     """The OpenShift namespace."""
     routing_key: str = "llm"
@@ -66,33 +66,32 @@ class Spec(StageSpec):
     def _is_label(cls, text: str) -> str:
         return _good(text, sk.label_problem(text))
 
-    @field_validator("apps_domain")
+    @field_validator("route_domain")
     @classmethod
     def _is_domain(cls, text: str) -> str:
         return _good(text, sk.domain_problem(text) if text else "")
 
-    @field_validator("route_domain")
+    @field_validator("apps_domain")
     @classmethod
     def _is_the_only_domain(cls, text: str, info: ValidationInfo) -> str:
-        apps = info.data.get("apps_domain")  # None: it is wrong itself
-        if apps == "" and not text:
+        other = info.data.get("route_domain")  # None: it is wrong itself
+        if other == "" and not text:
             raise ValueError(
-                "no domain for the Routes: give `apps_domain`"
-                " (`oc get ingresses.config cluster -o jsonpath='{.spec.domain}'` prints it)"
+                "no domain for the Routes: ask the cluster"
+                " with `oc get ingresses.config cluster -o jsonpath='{.spec.domain}'`"
             )
-        if apps and text:
+        if other and text:
             raise ValueError("`apps_domain` and `route_domain` are both given; keep one")
         return _good(text, sk.domain_problem(text) if text else "")
 
     @field_validator("namespace")
     @classmethod
     def _is_short_enough(cls, text: str, info: ValidationInfo) -> str:
-        given = {k: info.data.get(k) or "" for k in ("router_access", "apps_domain", "route_domain")}
-        given["apps_domain"] = given["apps_domain"] or "x"  # missing or wrong: reported there
-        given["router_access"] = given["router_access"] or "hyb"
-        facts = sk.LinkFacts(namespace=text, port=1, target_port=1, **given)
-        problems = [p for p in (sk.label_problem(text), sk.route_problem(facts)) if p]
-        return _good(text, "; ".join(problems))
+        facts = sk.LinkFacts(  # what is missing here is wrong itself, and reported there
+            namespace=text, apps_domain=info.data.get("apps_domain") or "x", port=1, target_port=1,
+            route_domain=info.data.get("route_domain") or "", router_access=info.data.get("router_access") or "hyb",
+        )  # fmt: skip
+        return _good(text, "; ".join(p for p in (sk.label_problem(text), sk.route_problem(facts)) if p))
 
     @field_validator("host")
     @classmethod
