@@ -1,0 +1,260 @@
+"""Models from a Hugging Face hub or a mirror of one.
+
+huggingface_hub asks (which commit is this branch, which files has it); the bytes hyb fetches itself, because the
+hub's client checks sizes only and starts anew after a kill. They land in huggingface_hub's own cache, in its layout.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hyb import digest as dg
+from hyb.errors import Exit, HybError
+from hyb.hub import cache, hub_errors, local, select
+from hyb.hub.download import Download, Hashes, Meter, StoppedError, Wanted, client, retried
+from hyb.hub.names import HF
+from hyb.hub.types import Fetched, Place
+from hyb.progress import Say
+from hyb.store import Blob
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+WORKERS = 8  # files at a time, as huggingface_hub has it
+SMALL = (".json", ".jinja", ".txt", ".model", ".md")
+DEFAULT_ENDPOINT = "https://huggingface.co"
+T = TypeVar("T")
+
+
+def endpoint() -> str:
+    """The hub's address: `HF_ENDPOINT`, or the public one."""
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+
+
+def pin(source: HF, *, offline: bool, say: Say) -> HF:
+    """The commit that a branch or tag is now. Raises HybError: exit 6 when offline, else what `hub_errors` says."""
+    if source.immutable:
+        return source
+    if offline or _offline():
+        raise HybError(
+            f"`{source}` names a branch or tag, and hyb is offline",
+            hint=f"where there is a network, `hyb plan` writes its commit into `hyb.lock`; or write hf://{source.repo}@<commit>",
+            code=Exit.OFFLINE,
+        )
+    say(f"asking {endpoint()} which commit `{source.revision}` of `{source.repo}` is")
+    info = _asked(source, lambda api: api.model_info(source.repo, revision=source.revision, timeout=30))
+    pinned = HF(source.repo, info.sha or "", source.file)
+    if not pinned.immutable:
+        raise HybError(
+            f"{endpoint()} gave no commit for `{source}`", hint="is it a hub? see `HF_ENDPOINT`", code=Exit.BELOW
+        )
+    return pinned
+
+
+def fetch(source: HF, place: Place, revision: str = "") -> list[Fetched]:
+    """Every file of the model that a causal LM needs, here and checked.
+
+    `revision`: the branch or tag that was pinned, to be noted in the cache. Raises HybError.
+    """
+    offline = place.offline or _offline()
+    root = cache.usable(cache.folder(os.environ), place.work / "hub")
+    job = _Fetch(source, place, cache.Repo(root, source.repo), offline)
+    listed = job.cached() if offline else job.listed()
+    chosen = select.select(listed, f"hf://{source.repo}@{source.revision[:12]}", gguf=source.file)
+    job.meter = Meter(place.say, f"pull {source.repo}", sum(listed[p].size for p in chosen))
+    small = [listed[p] for p in chosen if p.endswith(SMALL) or "." not in p]
+    files = job.take(small)  # first: a model that is refused for its configuration costs no weights
+    files += job.take([listed[p] for p in chosen if listed[p] not in small])
+    for f in files:
+        job.repo.keep(source.revision, f.path, listed[f.path].etag)
+    if not offline:
+        job.repo.name(revision or source.revision, source.revision)
+        job.repo.sweep()
+    place.record("fetched_bytes", job.meter.fetched)
+    return sorted(files, key=lambda f: f.path)
+
+
+@dataclass
+class _Fetch:
+    """The files of one commit on their way."""
+
+    source: HF
+    place: Place
+    repo: cache.Repo
+    offline: bool
+    stop: threading.Event = field(default_factory=threading.Event)
+    meter: Meter = field(init=False)
+
+    def listed(self) -> dict[str, Wanted]:
+        """What the hub says the commit has."""
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = _asked(self.source, lambda api: list(api.list_repo_tree(
+            self.source.repo, recursive=True, revision=self.source.revision)))  # fmt: skip
+        found = {}
+        for entry in tree:
+            if isinstance(entry, RepoFile):
+                found[entry.path] = Wanted(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else "")
+        return found
+
+    def cached(self) -> dict[str, Wanted]:
+        """What the cache has of the commit; names of blobs are their hashes. Raises HybError (exit 6) when nothing."""
+        found = {}
+        for path, size, name in self.repo.listed(self.source.revision):
+            found[path] = Wanted(path, size, name if len(name) == 40 else "", name if len(name) == 64 else "")
+        if not found:
+            raise HybError(
+                f"`{self.source}` is neither in the store nor in the cache `{self.repo.cache}`, and hyb is offline",
+                hint="where there is a network, run the same without `--offline`, then carry the store over",
+                code=Exit.OFFLINE,
+            )
+        return found
+
+    def take(self, wanted: Sequence[Wanted]) -> list[Fetched]:
+        """Have these files: from the store, from the cache, or from the hub, several at a time. Raises HybError."""
+        here = {w.path: f for w in wanted if (f := self._here(w))}
+        absent = sorted((w for w in wanted if w.path not in here), key=lambda w: -w.size)
+        if absent:
+            if self.offline:
+                raise _incomplete(self.source, absent)
+            self._room(absent)
+            with client(_headers()) as http:
+                fetched = self._parallel([lambda w=w: self._download(w, http) for w in absent])  # type: ignore[misc]
+            here |= {f.path: f for f in fetched}
+        local.check_files(list(here.values()), f"hf://{self.source.repo}")
+        return list(here.values())
+
+    def _here(self, wanted: Wanted) -> Fetched | None:
+        """The file when the store or the cache has it, unharmed."""
+        if wanted.sha256 and self.place.store.has_blob(blob := Blob(f"sha256:{wanted.sha256}", wanted.size)):
+            self.place.store.check(blob)
+            self.meter.add(wanted.size, fetched=False)
+            return Fetched(wanted.path, self.place.store.blob_path(blob.digest), blob.digest)
+        found = self.repo.find(self.source.revision, wanted.path, wanted.etag)
+        if found is None:
+            return None
+        hashes = Hashes(wanted)
+        with found.open("rb") as stream:
+            while data := stream.read(dg.CHUNK):
+                hashes.update(data)
+        if hashes.right:
+            self.meter.add(wanted.size, fetched=False)
+            return Fetched(wanted.path, found, hashes.digest, _how(found))
+        if self.offline:
+            raise HybError(f"`{found}` is damaged: its content is not `{wanted.etag}`", code=Exit.CHECK,
+                           hint="where there is a network, pull again; hyb replaces it")  # fmt: skip
+        self.place.say(f"`{found}` is damaged: fetching `{wanted.path}` again")
+        self.repo.pointer(self.source.revision, wanted.path).unlink(missing_ok=True)
+        return None
+
+    def _download(self, wanted: Wanted, http: Any) -> Fetched:
+        """Fetch a file into the cache, while no other program does."""
+        blob, partial = self.repo.blob(wanted.etag), self.repo.partial(wanted.etag)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        known = self._identity(blob)
+        with self.repo.locked(wanted.etag):
+            if self._identity(blob) != known and (done := self._here(wanted)):  # another program was faster
+                return done
+            url = f"{endpoint()}/{self.source.repo}/resolve/{self.source.revision}/{_quoted(wanted.path)}"
+            refused = hub_errors.Refused(self.source, endpoint())
+            digest = Download(http, url, wanted, partial, self.meter, refused, self.stop).run()
+            partial.replace(blob)
+        return Fetched(wanted.path, blob, digest, _how(blob))
+
+    @staticmethod
+    def _identity(path: Path) -> tuple[int, int]:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return stat.st_ino, stat.st_mtime_ns
+
+    def _parallel(self, tasks: Sequence[Callable[[], Fetched]]) -> list[Fetched]:
+        """Run all; the first failure, or ^C, ends the others where they are."""
+        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+            futures = [pool.submit(t) for t in tasks]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                self.stop.set() if any(not f.done() or f.exception() for f in futures) else None
+                pool.shutdown(wait=True, cancel_futures=True)
+        failures = [
+            e for f in futures if not f.cancelled() and (e := f.exception()) and not isinstance(e, StoppedError)
+        ]
+        if failures:
+            raise failures[0]
+        return [f.result() for f in futures]
+
+    def _room(self, absent: Sequence[Wanted]) -> None:
+        """Raise HybError when the files can't fit on the cache's disk."""
+        import shutil
+
+        self.repo.root.mkdir(parents=True, exist_ok=True)
+        partials = (self.repo.partial(w.etag) for w in absent)
+        need = sum(w.size for w in absent) - sum(p.stat().st_size for p in partials if p.is_file())
+        free = shutil.disk_usage(self.repo.root).free
+        if need > free:
+            raise HybError(
+                f"`{self.source}` needs {need / 1e9:.2f} GB more in `{self.repo.cache}`; free: {free / 1e9:.2f} GB",
+                hint="free some space there, or name another folder in `HF_HUB_CACHE`; nothing was written",
+            )
+
+
+def _how(path: Path) -> str:
+    """A file of another user can be linked, but not be made read-only: copy it."""
+    return "link" if path.stat().st_uid == os.geteuid() else "copy"
+
+
+def _quoted(path: str) -> str:
+    from urllib.parse import quote
+
+    return quote(path)
+
+
+def _offline() -> bool:
+    """True when the environment tells huggingface_hub to stay off the network."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _headers() -> Mapping[str, str]:
+    """User agent and, where there is one, the token of this user; no telemetry."""
+    import huggingface_hub
+
+    import hyb
+
+    token = huggingface_hub.get_token()
+    return {"User-Agent": f"hyb/{hyb.__version__}"} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+
+def _asked(source: HF, question: Callable[[HfApi], T]) -> T:
+    """Ask the hub's API, again when it stumbles, and turn its errors into ours."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import httpx2
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are silent: ours are told
+    huggingface_hub.set_client_factory(lambda: client({}))  # its own has no time limit
+    api = huggingface_hub.HfApi(endpoint=endpoint(), token=huggingface_hub.get_token() or False, library_name="hyb")
+    kinds = (HfHubHTTPError, httpx2.HTTPError, ValueError)
+    try:
+        return retried(lambda: question(api), hub_errors.wait_for, kinds)
+    except kinds as error:
+        raise hub_errors.explained(error, source, endpoint()) from error
+
+
+def _incomplete(source: HF, absent: Sequence[Wanted]) -> HybError:
+    return HybError(
+        f"`{source}` is not whole in the cache, and hyb is offline",
+        hint="where there is a network, run the same without `--offline`",
+        details=[f"missing: {w.path}" for w in absent],
+        code=Exit.OFFLINE,
+    )
