@@ -335,7 +335,8 @@ def _routes(access: sk.Document, private: Sequence[sk.Document], namespace: str)
 
 def endpoint_hosts(private: Iterable[sk.Document], role: str = "") -> list[str]:
     """Hosts of all Link endpoints (of one role), in order, once each."""
-    endpoints = [e for d in _of(private, "Link") for e in (spec_of(d).get("endpoints") or []) if isinstance(e, Mapping)]
+    lists = [spec_of(d).get("endpoints") for d in _of(private, "Link")]
+    endpoints = [e for found in lists if isinstance(found, list) for e in found if isinstance(e, Mapping)]
     return list(dict.fromkeys(str(e.get("host")) for e in endpoints if not role or e.get("name") == role))
 
 
