@@ -9,7 +9,8 @@
       locks/  tmp/
 
 One artifact = one OCI manifest; its digest is the artifact's. One file of a model = one raw layer with its path in
-the annotation `org.cncf.model.filepath` (CNCF ModelPack 0.0.7). hyb's own facts are JSON in the annotation `io.hyb.meta`.
+the annotation `org.cncf.model.filepath` (CNCF ModelPack 0.0.7). hyb's own facts are JSON in the annotation
+`io.hyb.meta`.
 
 A blob is written once, read-only, with a fixed modification time: whoever changes it moves that time, so that a
 later use sees in O(1) that it must be hashed again. `hyb verify` hashes always.
@@ -124,7 +125,9 @@ class Store:
                 self._publish(temporary, blob)
         return blob
 
-    def add_stream(self, stream: BinaryIO, *, expected: str | None = None, progress: Callable[[int], None] | None = None) -> Blob:
+    def add_stream(
+        self, stream: BinaryIO, *, expected: str | None = None, progress: Callable[[int], None] | None = None
+    ) -> Blob:
         """Put a stream's bytes into the store, hashed while they are written (one pass).
 
         Raises HybError (exit 4) when `expected` is given and the digest is another; nothing is kept then.
@@ -149,7 +152,7 @@ class Store:
         """Put a file into the store.
 
         `how`: "copy" (one pass), "link" (a hard link where the file system can: no bytes written) or "move".
-        `expected`: refuse another digest (exit 4). `trusted`: a digest the caller has just computed; not computed again.
+        `expected`: refuse another digest (exit 4). `trusted`: the digest, just computed by the caller.
         """
         if how == "copy":
             with path.open("rb") as stream:
@@ -185,7 +188,7 @@ class Store:
         return data
 
     def check(self, blob: Blob, *, thorough: bool = False, progress: Callable[[int], None] | None = None) -> None:
-        """Raise HybError (exit 4) when a blob is missing or damaged. Hashes it only when it was touched, or `thorough`."""
+        """Raise HybError (exit 4) when a blob is missing or damaged; hashed only when touched, or `thorough`."""
         path = self.blob_path(blob.digest)
         try:
             stat = path.stat()
@@ -229,13 +232,22 @@ class Store:
             "artifactType": MODEL_ARTIFACT if config_type == MODEL_CONFIG else f"application/vnd.hyb.{kind}.v1+json",
             "config": {"mediaType": config_type, "digest": config_blob.digest, "size": config_blob.size},
             "layers": [
-                {"mediaType": f.media_type, "digest": f.blob.digest, "size": f.blob.size, "annotations": {FILEPATH: f.path}}
+                {
+                    "mediaType": f.media_type,
+                    "digest": f.blob.digest,
+                    "size": f.blob.size,
+                    "annotations": {FILEPATH: f.path},
+                }
                 for f in ordered
             ],
             "annotations": annotations,
         }
         if subject:
-            manifest["subject"] = {"mediaType": MANIFEST, "digest": subject.digest, "size": self._size_of(subject.digest)}
+            manifest["subject"] = {
+                "mediaType": MANIFEST,
+                "digest": subject.digest,
+                "size": self._size_of(subject.digest),
+            }
         return self.add_manifest(manifest)
 
     def add_manifest(self, manifest: Mapping[str, Any]) -> Artifact:
@@ -317,7 +329,7 @@ class Store:
             raise unknown_name(name, self.tags())
         with self._index() as entries:
             entries[:] = [e for e in entries if e.get("annotations", {}).get(REF) != name]
-        return digest
+        return str(digest)
 
     def resolve(self, name: str) -> str:
         """A tag, a full digest, the start of one (8 digits or more), or the last part of `recipe/stage`, to a digest.
@@ -327,7 +339,7 @@ class Store:
         tags = self.tags()
         if name in tags:
             return tags[name]
-        digests = {e["digest"] for e in self._entries()}
+        digests = set(self.digests())
         prefix = name.removeprefix("sha256:")
         hits = {d for d in digests if len(prefix) >= 8 and d.startswith("sha256:" + prefix)}
         hits |= {d for t, d in tags.items() if t.endswith("/" + name)}
@@ -335,7 +347,9 @@ class Store:
             return hits.pop()
         if hits:
             names = ", ".join(sorted(t for t in tags if t.endswith("/" + name))) or ", ".join(sorted(map(short, hits)))
-            raise HybError(f"`{name}` is the name of several artifacts: {names}", hint="give the whole name or the digest")
+            raise HybError(
+                f"`{name}` is the name of several artifacts: {names}", hint="give the whole name or the digest"
+            )
         raise unknown_name(name, tags)
 
     # -- steps ---------------------------------------------------------------------------------------------------
@@ -379,6 +393,9 @@ class Store:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Held (shared) by whoever reads or adds, so that `gc` never takes what a run is about to name."""
+        if not os.access(self.root / "locks", os.W_OK) and (self.root / "hyb.json").exists():
+            yield  # read-only: nobody can collect here, and nothing will be added
+            return
         with self._writing():
             pass
         with fs.locked(self.root / "locks" / "store", shared=True):
@@ -387,12 +404,16 @@ class Store:
     # -- keeping order -------------------------------------------------------------------------------------------
 
     def gc(self, *, dry_run: bool = False) -> tuple[int, int]:
-        """Remove what no name reaches; returns (things removed, bytes freed). Raises HybError when a run is going on."""
+        """Remove what no name reaches; returns (things removed, bytes freed). Raises HybError during a run."""
+        with self._writing():
+            pass
         try:
-            with self._writing(), fs.locked(self.root / "locks" / "store", wait=False):
+            with fs.locked(self.root / "locks" / "store", wait=False), self._writing():
                 return self._gc(dry_run)
         except BlockingIOError as error:
-            raise HybError(f"the store `{self.root}` is in use by another hyb", hint="wait for it, then try again") from error
+            raise HybError(
+                f"the store `{self.root}` is in use by another hyb", hint="wait for it, then try again"
+            ) from error
 
     def _gc(self, dry_run: bool) -> tuple[int, int]:
         kept = self.reachable()
@@ -401,7 +422,7 @@ class Store:
         dead += [p for p in (self.root / "views").glob("*") if "sha256:" + p.name not in kept]
         dead += [p for p in (self.root / "steps").glob("*.json") if self.step("sha256:" + p.stem) not in kept]
         dead += [*(self.root / "tmp").glob("*"), *(self.root / "work").glob("*")]
-        freed = sum(p.stat().st_size for p in dead if p.is_file() and p.stat().st_nlink == 1 or p.parent == self.blobs)
+        freed = sum(p.stat().st_size for p in dead if p.parent == self.blobs)
         if not dry_run:
             with self._index() as entries:
                 entries[:] = [e for e in entries if e["digest"] in kept]
@@ -445,9 +466,9 @@ class Store:
         try:
             found = json.loads(path.read_bytes())["store"]
         except FileNotFoundError:
-            if self.root.is_file():
-                raise HybError(f"the store `{self.root}` is a file", hint="give a folder with `--store DIR`") from None
             return
+        except NotADirectoryError as error:
+            raise HybError(f"the store `{self.root}` is a file", hint="give a folder with `--store DIR`") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HybError(f"`{path}` can't be read: {error}", hint="give another store with `--store DIR`") from error
         if found != FORMAT:
