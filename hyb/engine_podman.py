@@ -1,0 +1,350 @@
+"""Podman: finding it, giving it images of the store, building, running. Nothing else of hyb talks to it.
+
+podman-py where Podman's socket is there, else the `podman` and `skopeo` programs; right for Podman 4.3 and 5.
+Two things always go by the programs when these work on the same storage as the socket, because the API costs more:
+a big image (`images.load` wants a tar and writes it twice more) and a build (the API wants its context as a tar, too).
+podman-py can be silent about failures, so what it should have done is looked at afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyb import engine, layout
+from hyb.containers import Container, Ended, api_arguments, argv
+from hyb.errors import Exit, HybError
+from hyb.formats import tar
+from hyb.store import Artifact, Store
+
+PODMAN = ("podman", "--remote=false")
+"""The program on this machine's own storage: with CONTAINER_HOST set, plain `podman` is a client of that socket."""
+SOCKET_OFF = "`systemctl --user enable --now podman.socket`, or set `CONTAINER_HOST=` to use the program"
+SUBUIDS = "`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER`, then `podman system migrate`"
+LIMITS = "lower `default_ulimits` for nofile and nproc in containers.conf"
+
+KNOWN = (
+    (r"no space left on device|disk quota exceeded", "Podman's storage is full", "`podman system prune` frees space"),
+    (
+        r"insufficient UIDs or GIDs|no subuid ranges|cannot find (uid|gid) mappings|newuidmap|/etc/sub[ug]id",
+        "rootless Podman has no range of user ids",
+        SUBUIDS,
+    ),
+    (r"RLIMIT_|setrlimit", "Podman asks for more open files or processes than this machine allows", LIMITS),
+    (r"cgroups in hybrid mode", "crun refuses this machine's cgroups", 'set `runtime = "runc"` in containers.conf'),
+    (r"unable to connect to Podman|connection refused|Cannot connect", "Podman's socket does not answer", SOCKET_OFF),
+    (r"policy\.json", "Podman has no signature policy", "install containers-common (it brings policy.json)"),
+    (r"address already in use", "the port is taken", "give another port"),
+    (r"no such image|image not known|does not resolve to an image|No such image", "Podman does not have the image", ""),
+)
+"""What Podman says (a pattern) → what it means, what to do. The first that fits."""
+
+
+@dataclass(frozen=True)
+class PodmanInfo:
+    """The Podman of this machine. `socket`: its URL or "". `local`: the program works on the same storage."""
+
+    version: str
+    socket: str
+    rootless: bool
+    local: bool
+    graph_root: str
+
+
+def socket_url(environ: Mapping[str, str]) -> str:
+    """Where Podman's API is: CONTAINER_HOST as it is (empty: nowhere), else the first usual socket, else ""."""
+    if (given := environ.get("CONTAINER_HOST")) is not None:
+        return given
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    places = [f"{runtime}/podman/podman.sock"] if runtime else []
+    if os.getuid() == 0:  # another user's rootful socket has another storage, and is not ours to use
+        places.append("/run/podman/podman.sock")
+    return next((f"unix://{p}" for p in places if _is_socket(p)), "")
+
+
+def available() -> PodmanInfo:
+    """What there is. Raises HybError: exit 3 when there is no Podman, or CONTAINER_HOST names a dead socket."""
+    url = socket_url(os.environ)
+    program, program_error = _tried(_program_info)
+    service, service_error = _tried(lambda: _service_info(url)) if url else (None, None)
+    if service_error and (os.environ.get("CONTAINER_HOST") or not program):
+        raise service_error  # else: a socket file that a service left behind, and the program does
+    found = service or program
+    if found is None:
+        raise program_error or engine.missing("podman")
+    return PodmanInfo(
+        version=str(found["version"]["Version"]),
+        socket=url if service else "",
+        rootless=bool(found["host"]["security"]["rootless"]),
+        local=program is not None and program["store"]["graphRoot"] == found["store"]["graphRoot"],
+        graph_root=str(found["store"]["graphRoot"]),
+    )
+
+
+def deliver(store: Store, image: Artifact, name: str) -> str:
+    """Give Podman an image of the store under `name` (`localhost/` and `:latest` are added where absent).
+
+    Returns the image's full name. Nothing is written when Podman has it. Raises HybError as `load_image` does.
+    """
+    if image.kind != "image":
+        raise HybError(f"`{name}` is a {image.kind}, not an image", hint="`hyb pack` makes an image of a model")
+    full = full_name(name)
+    load_image(store, image, full)
+    return full
+
+
+def full_name(name: str) -> str:
+    """`lab/bot` → `localhost/lab/bot:latest`: Podman never asks a registry for such a name."""
+    first, _, rest = name.partition("/")
+    hosted = name if rest and ("." in first or ":" in first or first == "localhost") else f"localhost/{name}"
+    return hosted if ":" in hosted.rpartition("/")[2] else f"{hosted}:latest"
+
+
+def load_image(store: Store, image: Artifact, name: str, info: PodmanInfo | None = None) -> str:
+    """Put an image into Podman's storage under a full name; layers that are there are not written again.
+
+    Returns the image's id (64 hex digits: the digest of its config). Raises HybError: exit 3 for what the user can
+    mend (no Podman, full disk), exit 5 when Podman fails, exit 4 when it ends up with another image.
+    """
+    info = info or available()
+    wanted = str(image.manifest["config"]["digest"]).removeprefix("sha256:")
+    if image_id(name, info) == wanted:
+        return wanted
+    for file in image.files:
+        store.check(file.blob)
+    if not info.local:
+        _load_over_api(store, image, name, info)
+    else:
+        with layout.shown(store, image, name) as folder:
+            if engine.which("skopeo"):
+                _call(["skopeo", "copy", "--quiet", f"oci:{folder}:{name}", f"containers-storage:{name}"])
+            else:
+                _pull_layout(folder, name)
+    if (found := image_id(name, info)) != wanted:
+        raise HybError(f"Podman has `{found or 'nothing'}` as `{name}`, not `{wanted}`", code=Exit.CHECK)
+    return wanted
+
+
+def image_id(name: str, info: PodmanInfo) -> str:
+    """The id of an image that Podman has, or ""."""
+    if info.socket:
+        from podman.errors import ImageNotFound
+
+        with _client(info) as client:
+            try:
+                return str(client.images.get(name).id).removeprefix("sha256:")
+            except ImageNotFound:
+                return ""
+    done = engine.run([*PODMAN, "image", "inspect", "--format", "{{.Id}}", name], check=False, timeout=60)
+    return done.stdout.decode().strip().removeprefix("sha256:") if done.returncode == 0 else ""
+
+
+def image_exists(name: str, info: PodmanInfo | None = None) -> bool:
+    """True when Podman has the image."""
+    return bool(image_id(name, info or available()))
+
+
+def build(
+    containerfile: Path,
+    context: Path,
+    name: str,
+    *,
+    build_args: Mapping[str, str] | None = None,
+    network: str = "none",
+    info: PodmanInfo | None = None,
+) -> str:
+    """Build an image from the files in `context` and return its id; nothing is pulled.
+
+    File times are set to zero, so that a rebuild of the same files gives the same layers where the steps allow it.
+    Raises HybError: exit 5 with the end of what the build said.
+    """
+    info = info or available()
+    if not info.local:
+        raise HybError(
+            "an image is built by the `podman` program, and here is only a socket",
+            hint=engine.INSTALL["podman"] + "; or build where Podman runs and copy the image",
+        )
+    command = [*PODMAN, "build", "--quiet", "--timestamp=0", f"--network={network}", "--pull=never"]
+    command += ["--file", str(containerfile), "--tag", name]
+    command += [f"--build-arg={key}={value}" for key, value in (build_args or {}).items()]
+    return _call([*command, str(context)]).stdout.decode().strip().splitlines()[-1]
+
+
+def run_container(container: Container, info: PodmanInfo | None = None) -> Ended:
+    """Start a container; wait for its end unless it is detached. A non-zero status is a result, not an error.
+
+    Raises HybError when it can't be started (exit 3 or 5).
+    """
+    info = info or available()
+    if info.socket:
+        return _run_over_api(container, info)
+    done = _call([*PODMAN, *argv(container)], check=False)
+    if done.returncode == 125 or (container.detach and done.returncode):  # Podman's own failure, not the program's
+        raise explained(done.stderr.decode(errors="replace"), "podman run")
+    identity = done.stdout.decode().strip() if container.detach else ""
+    return Ended(done.returncode, b"" if container.detach else done.stdout, done.stderr, identity)
+
+
+def remove_container(name: str, info: PodmanInfo | None = None) -> None:
+    """Stop a container at once and remove it; nothing happens when there is none."""
+    info = info or available()
+    if not info.socket:
+        _call([*PODMAN, "rm", "--force", "--ignore", "--time=0", name])
+        return
+    from podman.errors import APIError, NotFound
+
+    with _client(info) as client, contextlib.suppress(NotFound):
+        found = client.containers.get(name)
+        with contextlib.suppress(APIError):  # it has ended by itself
+            found.kill()
+        found.remove(force=True)
+
+
+def remove_image(name: str, info: PodmanInfo | None = None) -> None:
+    """Take a name away from an image, and the image when it was its last; nothing happens when there is none."""
+    info = info or available()
+    if not image_id(name, info):
+        return
+    if info.socket:
+        with _client(info) as client:
+            client.images.remove(name)
+    else:
+        _call([*PODMAN, "rmi", name])
+
+
+def explained(said: str, doing: str) -> HybError:
+    """What a Podman or skopeo that failed said, as the error that a user can act on."""
+    lines = said.strip().splitlines()
+    for pattern, message, hint in KNOWN:
+        if re.search(pattern, said):
+            return HybError(message, hint=hint, details=lines[-3:], code=Exit.INPUT)
+    return HybError(f"`{doing}` failed", details=lines[-5:], code=Exit.BELOW)
+
+
+# -- inside --------------------------------------------------------------------------------------------------------
+
+
+def _call(command: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    done = engine.run(command, check=False)
+    if check and done.returncode:
+        verb = next((word for word in command[1:] if not word.startswith("-")), "")
+        raise explained((done.stderr or done.stdout).decode(errors="replace"), f"{command[0]} {verb}")
+    return done
+
+
+def _tried(ask: Callable[[], dict[str, Any] | None]) -> tuple[dict[str, Any] | None, HybError | None]:
+    try:
+        return ask(), None
+    except HybError as error:
+        return None, error
+
+
+def _program_info() -> dict[str, Any] | None:
+    """What the program on this machine says of itself; None when there is none, or only a remote client."""
+    if not engine.which("podman"):
+        return None
+    done = engine.run([*PODMAN, "info", "--format", "json"], check=False, timeout=60)
+    if done.returncode == 0:
+        return dict(json.loads(done.stdout))
+    said = done.stderr.decode(errors="replace")
+    if "unknown flag: --remote" in said:
+        return None
+    raise explained(said, "podman info")
+
+
+def _service_info(url: str) -> dict[str, Any]:
+    with _client(PodmanInfo("", url, False, False, "")) as client:
+        return dict(client.info())
+
+
+@contextlib.contextmanager
+def _client(info: PodmanInfo) -> Iterator[Any]:
+    """podman-py on the socket; its errors as ours."""
+    import requests
+    from podman import PodmanClient
+    from podman.errors import APIError, NotFound, PodmanError
+
+    if info.socket.startswith("unix://"):
+        _knock(info.socket)
+    try:
+        with PodmanClient(base_url=info.socket) as client:
+            yield client
+    except NotFound:
+        raise
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise _dead(info.socket) from error
+    except (APIError, PodmanError) as error:
+        raise explained(str(error), "podman") from error
+
+
+def _knock(url: str) -> None:
+    """Raise HybError when nobody listens on a unix socket; podman-py would leave a socket open then."""
+    with socket.socket(socket.AF_UNIX) as knocking:
+        try:
+            knocking.connect(url.removeprefix("unix://"))
+        except OSError as error:
+            raise _dead(url) from error
+
+
+def _dead(url: str) -> HybError:
+    return HybError(f"Podman's socket `{url}` does not answer", hint=SOCKET_OFF)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(Path(path).stat().st_mode)
+    except OSError:
+        return False
+
+
+def _pull_layout(folder: Path, name: str) -> None:
+    """Without skopeo: Podman 4 names what it pulls from a layout after the folder, so it gets its name afterwards."""
+    identity = _call([*PODMAN, "pull", "--quiet", f"oci:{folder}:{name}"]).stdout.decode().split()[-1]
+    _call([*PODMAN, "tag", identity, name])
+    names = _call([*PODMAN, "image", "inspect", "--format", "{{json .RepoTags}}", identity]).stdout
+    for other in json.loads(names):
+        if str(folder) in other:
+            _call([*PODMAN, "untag", identity, other])
+
+
+def _load_over_api(store: Store, image: Artifact, name: str, info: PodmanInfo) -> None:
+    """The image as a tar stream, made while it is sent: no temporary file on our side."""
+    with _client(info) as client:
+        response = client.api.post(
+            "/images/load",
+            data=tar.chunks(layout.archive(store, image, name)),
+            headers={"Content-Type": "application/x-tar"},
+        )
+        response.raise_for_status()
+
+
+def _run_over_api(container: Container, info: PodmanInfo) -> Ended:
+    from podman.errors import NotFound
+
+    with _client(info) as client:
+        try:
+            made = client.containers.create(**api_arguments(container))
+        except NotFound as error:
+            raise explained(f"no such image: {container.image}", "podman run") from error
+        try:
+            made.start()
+            if container.detach:
+                return Ended(0, b"", b"", str(made.id))
+            status = int(made.wait())
+            stdout = b"".join(made.logs(stdout=True, stderr=False, stream=True))
+            stderr = b"".join(made.logs(stdout=False, stderr=True, stream=True))
+        except BaseException:
+            made.remove(force=True)
+            raise
+        if container.remove:
+            made.remove(force=True)
+        return Ended(status, stdout, stderr, str(made.id))
