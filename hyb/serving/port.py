@@ -1,0 +1,91 @@
+"""Where a server may listen, and who has a port that is taken. Asked before a model is loaded, not after."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from hyb.errors import HybError
+from hyb.serving.service import Service
+
+TCP = ("/proc/net/tcp", "/proc/net/tcp6")
+LISTEN = "0A"
+
+
+def mistakes(host: str, port: int) -> list[str]:
+    """What is wrong with an address to listen on."""
+    found = []
+    if not is_loopback(host):
+        found.append(f"host `{host}` is not this machine's loopback; this version serves on 127.0.0.1 only")
+    if not 0 <= port <= 65535:
+        found.append(f"port {port} is no port: 1 to 65535, or 0 for a free one")
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine can reach."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_free(host: str, port: int, running: Iterable[Service]) -> None:
+    """Raise HybError naming who has the port, when somebody has."""
+    if not port:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise _taken(host, port, running) from error
+            hint = "ports below 1024 are root's: give another with `--port`" if error.errno == errno.EACCES else ""
+            what = os.strerror(error.errno or 0).lower()
+            raise HybError(f"can't listen on {host} port {port}: {what}", hint=hint) from error
+
+
+def _taken(host: str, port: int, running: Iterable[Service]) -> HybError:
+    for service in running:
+        if service.port == port:
+            return HybError(
+                f"port {port} on {host} is taken by `{service.name}` of hyb (process {service.pid})",
+                hint=f"`hyb stop {service.name}`, or give another port with `--port`",
+            )
+    holder = holder_of(port)
+    by = f" by `{holder[1]}` (process {holder[0]})" if holder else " by another program"
+    return HybError(f"port {port} on {host} is taken{by}", hint="give another port with `--port`")
+
+
+def holder_of(port: int) -> tuple[int, str] | None:
+    """(pid, program) that listens on a TCP port, as far as this user may see it."""
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    for process in Path("/proc").iterdir() if sockets else ():
+        if process.name.isdigit():
+            try:
+                if any(os.readlink(entry) in sockets for entry in (process / "fd").iterdir()):  # noqa: PTH115
+                    return int(process.name), (process / "comm").read_text().strip()
+            except OSError:  # another user's, or just gone
+                continue
+    return None
+
+
+def _listening(port: int) -> set[str]:
+    """Inodes of the sockets that listen on a port."""
+    found = set()
+    for table in TCP:
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                found.add(fields[9])
+    return found

@@ -1,0 +1,141 @@
+"""A service that runs: what is known of it, where that is kept, and whether its process is still the same one.
+
+    DATA/run/NAME.json        the state: written when the process is started
+    DATA/run/NAME.ready.json  written by the engine when its port answers
+    DATA/run/NAME.job.json    what the engine was told
+    DATA/run/NAME.log         what the engine said; prompts and answers are not in it
+    DATA/run/NAME.lock        held while a service of that name is started or stopped
+
+A pid alone is no identity: it is taken again. With the start time that the kernel keeps (`/proc/PID/stat`, in clock
+ticks since boot) it is. A signal goes through a pidfd that was opened before the start time was compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hyb import fs
+from hyb.store import data_home
+
+SUFFIXES = (".json", ".ready.json", ".job.json")
+"""Of the files that go when a service is gone; the log stays."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One model being served."""
+
+    name: str
+    pid: int
+    started: int
+    """The process's start, in clock ticks since boot."""
+    host: str
+    port: int
+    """0 until the engine has taken a free one."""
+    engine: str
+    """`llama.cpp` or `transformers`."""
+    why: str
+    """Why this engine."""
+    artifact: str
+    """Digest of what was asked for: a model, an adapter, an image."""
+    key_path: str
+    log: str
+    detached: bool
+    ready: bool = False
+    """It has announced its port."""
+    leash: int | None = field(default=None, compare=False, repr=False)
+    """The end of a pipe: when it closes, the engine ends. None for a detached one, and in every other process."""
+
+    @property
+    def url(self) -> str:
+        """The base URL that an OpenAI client takes."""
+        return f"http://{self.host}:{self.port}/v1"
+
+    @property
+    def key(self) -> str:
+        """The API key, read from its file. Raises OSError."""
+        return Path(self.key_path).read_text().strip()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json` and the state file; without the key."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "leash"}
+        return {**shown, "url": self.url}
+
+
+def folder(environ: Mapping[str, str]) -> Path:
+    """The folder of states, made when absent, for its owner alone. Raises HybError."""
+    path = data_home(environ) / "run"
+    with fs.explained(f"can't make `{path}`"):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def write(run: Path, service: Service) -> None:
+    """Keep the state. Raises HybError."""
+    with fs.explained(f"can't write in `{run}`"):
+        fs.write_atomic(run / f"{service.name}.json", json.dumps(service.as_dict(), indent=1).encode(), mode=0o600)
+
+
+def read(run: Path, name: str) -> Service | None:
+    """The state kept under `name`, with the port that the engine announced; None when there is none or it is damaged.
+
+    Whether the process lives is another question: `alive`.
+    """
+    try:
+        state = json.loads((run / f"{name}.json").read_bytes())
+        known = {f.name for f in fields(Service)} - {"leash"}
+        service = Service(**{k: v for k, v in state.items() if k in known})
+    except (OSError, ValueError, TypeError):
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return replace(service, port=int(json.loads((run / f"{name}.ready.json").read_bytes())["port"]), ready=True)
+    return service
+
+
+def forget(run: Path, name: str) -> None:
+    """Remove the files of a service that is gone."""
+    for suffix in SUFFIXES:
+        (run / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def names(run: Path) -> list[str]:
+    """The names that have a state."""
+    found = {p.name for p in run.glob("*.json")}
+    return sorted(n.removesuffix(".json") for n in found if not n.endswith(SUFFIXES[1:]) and not n.startswith("."))
+
+
+def start_time(pid: int) -> int | None:
+    """When the process was started, in clock ticks since boot; None when there is none, or only its zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *rest = text.rpartition(")")[2].split()  # the program's name, in parentheses, may hold anything
+    return None if state in "ZX" else int(rest[18])
+
+
+def alive(service: Service) -> bool:
+    """True while the very process that was started is there."""
+    with contextlib.suppress(ChildProcessError):  # ours, and ended: let the kernel forget it
+        os.waitpid(service.pid, os.WNOHANG)
+    return start_time(service.pid) == service.started
+
+
+@contextlib.contextmanager
+def handle(service: Service) -> Iterator[int | None]:
+    """A pidfd of the service's process, or None when that is gone. Signals through it can't reach another process."""
+    try:
+        descriptor = os.pidfd_open(service.pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield descriptor if alive(service) else None
+    finally:
+        os.close(descriptor)
