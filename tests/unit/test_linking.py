@@ -1,0 +1,290 @@
+"""The two folders that a person applies: whole or absent, private, never over somebody's work."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hyb import linking
+from hyb.errors import Exit, HybError
+from hyb.stages import link
+from hyb.stages.base import Context
+from hyb.store import Artifact, Store
+
+NOW = datetime.now(UTC)
+SECRETS = {"private/Secret-link-public.yaml", "openshift/Secret-hyb-link-server.yaml"}
+FILES = {
+    "APPLY.md", "private/Site-private.yaml", "private/Link-link-public.yaml", "private/Connector-llm.yaml",
+    "openshift/Site-public.yaml", "openshift/RouterAccess-hyb.yaml", "openshift/Listener-llm.yaml", *SECRETS,
+}  # fmt: skip
+
+
+def make_link(store: Store, work: Path, domain: str = "apps.example.com") -> Artifact:
+    service = store.add_artifact("service", [], meta={"name": "bot", "port": 8000, "host": "127.0.0.1"})
+    spec = link.Spec(service="service", namespace="chat", apps_domain=domain)
+    return link.run(spec, {"service": service}, Context(store, work))
+
+
+class Place:
+    """A store, a link in it, and somewhere to write; all paths have a space and a letter beyond ASCII."""
+
+    def __init__(self, root: Path) -> None:
+        root = root / "a b é"
+        root.mkdir()
+        self.root, self.out = root, root / "öut put"
+        self.store = Store(root / "store")
+        self.artifact = make_link(self.store, root / "work")
+        self.environ = {"HOME": str(root / "home")}
+        self.said: list[object] = []
+
+    def write(self, artifact: Artifact | None = None, *, now: datetime = NOW, renew: bool = False) -> list[Path]:
+        return linking.materialise(
+            self.store, artifact or self.artifact, self.out, self.environ, renew=renew, say=self.said.append, now=now
+        )
+
+    def there(self) -> dict[str, bytes]:
+        return {p.relative_to(self.out).as_posix(): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_both_sides_are_written_with_their_secrets_and_pass_the_check(place: Place) -> None:
+    paths = place.write()
+    assert {p.relative_to(place.out).as_posix() for p in paths} == FILES
+    assert set(place.there()) == {*FILES, linking.MARKER}
+    assert linking.check_folder(place.out, now=NOW) == []
+    assert place.said == []
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_folders_are_0700_and_secrets_0600_whatever_the_umask(place: Place, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        place.write()
+    finally:
+        os.umask(before)
+    modes = {p.relative_to(place.out).as_posix(): stat.S_IMODE(p.stat().st_mode) for p in place.out.rglob("*")}
+    assert stat.S_IMODE(place.out.stat().st_mode) == 0o700
+    assert modes.pop("private") == modes.pop("openshift") == 0o700
+    assert {p for p, m in modes.items() if m == 0o600} == {*SECRETS, linking.MARKER}
+    assert {m for p, m in modes.items() if p not in SECRETS | {linking.MARKER}} == {0o644}
+
+
+def test_no_secret_value_is_in_the_store(place: Place) -> None:
+    place.write()
+    values = []
+    for path in SECRETS:
+        data = yaml.safe_load(place.there()[path])["data"]
+        values += [data["tls.key"].encode(), base64.b64decode(data["tls.key"]).split(b"\n")[1]]
+    marks = [b"-----BEGIN", base64.b64encode(b"-----BEGIN")[:12], *values]
+    blobs = [p.read_bytes() for p in place.store.root.rglob("*") if p.is_file()]
+    assert len(blobs) > 8
+    assert not [mark for blob in blobs for mark in marks if mark in blob]
+    assert any(mark in place.there()[path] for path in SECRETS for mark in marks)  # the search does find them
+
+
+def test_the_cas_key_is_in_neither_folder(place: Place) -> None:
+    place.write()
+    ca = Path(place.environ["HOME"], ".local/share/hyb/credentials/link/link-public.chat/ca.pem").read_bytes()
+    key_line = ca.split(b"\n")[1]
+    for content in place.there().values():
+        decoded = (
+            [base64.b64decode(v) for d in yaml.safe_load_all(content) for v in d["data"].values()]
+            if b"kind: Secret" in content
+            else []
+        )
+        assert not any(key_line in text for text in (content, *decoded))
+
+
+def test_writing_again_changes_nothing(place: Place) -> None:
+    place.write()
+    before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (place.out, *place.out.rglob("*"))}
+    place.write(now=NOW + timedelta(days=50))
+    assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (place.out, *place.out.rglob("*"))} == before
+
+
+def test_a_secret_that_became_readable_is_closed_by_writing_again(place: Place) -> None:
+    place.write()
+    secret = place.out / "private/Secret-link-public.yaml"
+    secret.chmod(0o644)
+    assert any("other users can read this key" in text for text in linking.check_folder(place.out))
+    place.write()
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_an_empty_folder_is_taken_and_hybs_own_is_replaced(place: Place) -> None:
+    place.out.mkdir()
+    place.write()
+    place.write(make_link(place.store, place.root / "work", "apps.example.org"))
+    assert b"hyb-edge-chat.apps.example.org" in place.there()["private/Link-link-public.yaml"]
+    assert linking.check_folder(place.out) == []
+    assert any("hosts changed" in str(text) for text in place.said)
+    assert sorted(p.name for p in place.root.iterdir()) == ["home", "store", "öut put"]
+
+
+def test_renewing_writes_new_certificates_that_still_fit(place: Place) -> None:
+    place.write()
+    before = place.there()
+    place.write(renew=True)
+    after = place.there()
+    assert {p for p in FILES if before[p] != after[p]} == SECRETS
+    assert linking.check_folder(place.out) == []
+
+
+def _stranger(out: Path) -> None:
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+
+
+def _edited(out: Path) -> None:
+    (out / "private/Connector-llm.yaml").write_text("mine")
+
+
+def _added(out: Path) -> None:
+    (out / "openshift/NetworkPolicy.yaml").write_text("mine")
+
+
+def _removed(out: Path) -> None:
+    (out / "APPLY.md").unlink()
+
+
+def _foreign_marker(out: Path) -> None:
+    (out / linking.MARKER).write_text(json.dumps({"hyb-link": 99, "files": {}}))
+
+
+@pytest.mark.parametrize(
+    ("written", "change", "expected"),
+    [
+        (False, _stranger, "was not written by hyb"),
+        (True, _edited, "`private/Connector-llm.yaml` was edited"),
+        (True, _added, "`openshift/NetworkPolicy.yaml` was added"),
+        (True, _removed, "`APPLY.md` was taken away"),
+        (True, _foreign_marker, "was not written by hyb"),
+    ],
+)
+def test_what_hyb_did_not_write_is_never_overwritten(
+    place: Place, written: bool, change: Callable[[Path], None], expected: str
+) -> None:
+    if written:
+        place.write()
+    change(place.out)
+    before = place.there()
+    with pytest.raises(HybError) as caught:
+        place.write(make_link(place.store, place.root / "work", "apps.example.org"))
+    assert expected in " ".join((caught.value.message, *caught.value.details))
+    assert caught.value.code == Exit.INPUT and place.there() == before
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(place: Place) -> None:
+    place.out.write_text("x")
+    with pytest.raises(HybError, match="is a file"):
+        place.write()
+    assert place.out.read_text() == "x"
+
+
+def test_another_kind_of_artifact_is_refused(place: Place) -> None:
+    with pytest.raises(HybError, match="is a service, not a link"):
+        place.write(place.store.artifact(place.artifact.needs[0]))
+
+
+def test_expired_credentials_are_an_error_and_the_folder_stays(place: Place) -> None:
+    place.write()
+    before = place.there()
+    with pytest.raises(HybError) as caught:
+        place.write(now=NOW + timedelta(days=366))
+    assert caught.value.code == Exit.CHECK and place.there() == before
+
+
+def test_a_disk_that_is_full_leaves_the_old_folder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write()
+    before, other = place.there(), make_link(place.store, place.root / "work", "apps.example.org")
+    real = linking.fs.write_atomic
+
+    def full(path: Path, data: bytes, mode: int = 0o644) -> None:
+        if path.name.startswith("Listener"):
+            raise OSError(28, "No space left on device")
+        real(path, data, mode)
+
+    monkeypatch.setattr(linking.fs, "write_atomic", full)
+    with pytest.raises(HybError, match="no space left"):
+        place.write(other)
+    assert place.there() == before and not list(place.root.glob(".*"))
+
+
+def _killed_at(number: int, work: Callable[[], object]) -> bool:
+    """Run `work` in a child that is killed at its `number`-th change of the file system; False when it ended before."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def hook(event: str, _: tuple[object, ...]) -> None:
+            nonlocal count
+            if event in ("open", "os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir"):
+                count += 1
+                if count == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_killed_anywhere_the_folder_is_whole_or_absent_and_the_next_call_ends_well(tmp_path: Path, again: bool) -> None:
+    points = 0
+    for number in range(1, 400):
+        (tmp_path / str(number)).mkdir()
+        place = Place(tmp_path / str(number))
+        artifact = place.artifact
+        if again:
+            place.write()
+            artifact = make_link(place.store, place.root / "work", "apps.example.org")
+        if not _killed_at(number, lambda p=place, a=artifact: p.write(a, renew=again)):  # type: ignore[misc]
+            break
+        points += 1
+        if place.out.exists():
+            assert linking.check_folder(place.out) == []
+        place.write(artifact)
+        assert linking.check_folder(place.out) == []
+        assert sorted(p.name for p in place.root.iterdir()) == ["home", "store", "öut put"]
+        folder = Path(place.environ["HOME"], ".local/share/hyb/credentials/link/link-public.chat")
+        assert sorted(p.name for p in folder.iterdir()) == [".lock", "ca.pem", "client.pem", "server.pem"]
+    assert points > 60, "the child was to be killed at many points"
+
+
+def test_the_check_of_a_folder_reports_every_kind_of_mistake_at_once(place: Place) -> None:
+    place.write()
+    documents = place.out / "private/Link-link-public.yaml"
+    documents.write_text(documents.read_text().replace('"443"', "443"))
+    (place.out / "private/broken.yaml").write_text("a: [\n")
+    (place.out / "private/latin.yml").write_bytes(b"a: \xe9\n")
+    secret = place.out / "openshift/Secret-hyb-link-server.yaml"
+    content = yaml.safe_load(secret.read_text())
+    private = yaml.safe_load((place.out / "private/Secret-link-public.yaml").read_text())
+    content["data"]["tls.key"] = private["data"]["tls.key"]
+    secret.write_text(yaml.safe_dump(content))
+    texts = "\n".join(linking.check_folder(place.out))
+    for expected in ("port is `443`, it must be a text", "private/broken.yaml: is no YAML", "latin.yml: is not UTF-8",
+                     "tls.key is not the key of tls.crt"):  # fmt: skip
+        assert expected in texts
+
+
+def test_the_check_of_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(HybError, match="no such file"):
+        linking.check_folder(tmp_path)
