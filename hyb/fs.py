@@ -31,6 +31,20 @@ def explained(doing: str) -> Iterator[None]:
         raise HybError(f"{doing}: {os.strerror(number).lower()}", hint=_HINTS.get(number, "")) from error
 
 
+@contextlib.contextmanager
+def room(doing: str) -> Iterator[None]:
+    """As `explained`, for a whole step: only what the machine lacks (space, a writable disk) becomes a HybError.
+
+    Any other OSError there is a bug and stays one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise HybError(f"{doing}: {os.strerror(error.errno).lower()}", hint=_HINTS.get(error.errno, "")) from error
+
+
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write `data` under a temporary name, fsync, rename to `path`, fsync the folder. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")

@@ -1,4 +1,7 @@
-"""Recipe + pins + what is known of the store → steps. Pure: `--dry-run` prints it, the run does that and nothing else."""
+"""Recipe + pins + what is known of the store → steps.
+
+Pure: `--dry-run` prints it, the run does that and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from hyb.store import Artifact
 class Known:
     """What the planner may ask of the store: a step key's output if it is whole, and an artifact by digest."""
 
-    output: Callable[[str], str | None]
-    """Step key → output digest."""
+    outputs: Callable[[str], list[str]]
+    """Step key → the outputs that it gave, newest first."""
     whole: Callable[[str], bool]
     """Digest → all of it is in the store."""
     artifact: Callable[[str], Artifact]
@@ -27,7 +30,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage, ready to be looked at. `key` is None while an input is not made yet; `output` None when it must run."""
+    """One stage, ready to be looked at.
+
+    `key` is None while an input is not made or a source not pinned; `output` is None when it must run.
+    """
 
     entry: Entry
     inputs: Mapping[str, str | None]
@@ -52,13 +58,12 @@ def plan(recipe: Recipe, pins: Mapping[str, str], lock: Lock, known: Known) -> l
     return steps
 
 
-def one(
-    entry: Entry, pins: Mapping[str, str], lock: Lock, outputs: Mapping[str, str | None], known: Known
-) -> Step:
+def one(entry: Entry, pins: Mapping[str, str], lock: Lock, outputs: Mapping[str, str | None], known: Known) -> Step:
     """One step, given the outputs of those above it (None where not made yet)."""
     inputs = {name: outputs[name] for name in referenced(entry.spec)}
     whole = {n: d for n, d in inputs.items() if d is not None}
-    key = key_of(entry.spec, pins, whole) if len(whole) == len(inputs) else None
+    settled = len(whole) == len(inputs) and all(s in pins for s in written_sources(entry.spec))
+    key = key_of(entry.spec, pins, whole) if settled else None
     artifacts = {n: known.artifact(d) if d else None for n, d in inputs.items()}
     output = _output(entry.name, key, lock, known) if key else None
     return Step(entry, inputs, key, output, stages.load(entry.stage).plan(entry.spec, artifacts))
@@ -83,10 +88,16 @@ def key_of(spec: StageSpec, pins: Mapping[str, str], inputs: Mapping[str, str]) 
     return dg.of_json({"stage": spec.stage, "revision": revision, "spec": values})
 
 
+def written_sources(spec: StageSpec) -> list[str]:
+    """The sources that a spec names."""
+    values = (getattr(spec, field) for field in sources(type(spec)))
+    return [v for v in values if isinstance(v, str) and v]
+
+
 def _output(name: str, key: str, lock: Lock, known: Known) -> str | None:
-    """The lock's choice for this key before the store's own record."""
+    """An output that this key really gave: the lock's choice if it is one of them, else the newest that is whole."""
+    outputs = known.outputs(key)
     locked = lock.stages.get(name)
-    if locked and locked.key == key and known.whole(locked.output):
-        return locked.output
-    output = known.output(key)
-    return output if output and known.whole(output) else None
+    if locked and locked.key == key and locked.output in outputs:
+        outputs = [locked.output, *outputs]
+    return next((d for d in outputs if known.whole(d)), None)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hyb import lock as lockfile
-from hyb import pin, receipt, stages
+from hyb import fs, pin, receipt, stages
 from hyb.errors import Exit, HybError
 from hyb.lock import Lock, Locked
-from hyb.plan import Known, Step, one, plan
+from hyb.plan import Known, Step, one, plan, written_sources
 from hyb.progress import Say
 from hyb.recipe import Recipe
-from hyb.stages.base import Context, sources
+from hyb.stages.base import Context
 from hyb.store import Artifact, Store, short
 
 
@@ -43,16 +43,21 @@ class Result:
 
 def known(store: Store) -> Known:
     """The store, as the planner sees it."""
-    return Known(store.step, store.has, store.artifact)
+    return Known(store.outputs, store.has, store.artifact)
 
 
-def prepare(recipe: Recipe, store: Store, options: Options, say: Say) -> tuple[dict[str, str], Lock, list[Step]]:
-    """Pins, lock and plan; writes nothing. Raises HybError (exit 4) when `locked` and the lock is stale."""
+def prepare(
+    recipe: Recipe, store: Store, options: Options, say: Say, *, lenient: bool = False
+) -> tuple[dict[str, str], Lock, list[Step]]:
+    """Pins, lock and plan; writes nothing. `lenient`: a source that can't be pinned now is not an error.
+
+    Raises HybError (exit 4) when `locked` and the lock is stale.
+    """
     lock = lockfile.read(options.lock) if options.lock else Lock()
     if options.locked and options.lock and not options.lock.exists():
         raise HybError(f"there is no lock `{options.lock}`", hint="`hyb run` writes it", code=Exit.CHECK)
     offline = options.offline or options.locked
-    pins = pin.pin(recipe, lock.pins, offline=offline, update=options.update, say=say)
+    pins = pin.pin(recipe, lock.pins, offline=offline, update=options.update, lenient=lenient, say=say)
     steps = plan(recipe, pins, lock, known(store))
     if options.locked:
         _same(recipe, pins, lock, steps)
@@ -71,7 +76,8 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
     with store.in_use():
         for entry in recipe.entries:
             step = one(entry, pins, lock, outputs, known(store))
-            result = _do(step, recipe, store, options, pins, lock, say)
+            with fs.room(f"{entry.name}: can't write to the store `{store.root}`"):
+                result = _do(step, recipe, store, options, pins, lock, say)
             outputs[entry.name] = result.artifact.digest
             results.append(result)
             assert step.key
@@ -93,11 +99,11 @@ def _do(
     if step.output:
         return Result(name, stage, store.artifact(step.output), cached=True)
     with store.locked_step(key, lambda: say(f"{name}: another hyb is at it; waiting")):
-        output = store.step(key)
-        if output and store.has(output):  # made while we waited
-            return Result(name, stage, store.artifact(output), cached=True)
+        made_meanwhile = next((d for d in store.outputs(key) if store.has(d)), None)
+        if made_meanwhile:
+            return Result(name, stage, store.artifact(made_meanwhile), cached=True)
         facts: dict[str, Any] = {}
-        used = {s: pins[s] for f in sources(type(step.entry.spec)) if isinstance(s := getattr(step.entry.spec, f), str) and s}
+        used = {s: pins[s] for s in written_sources(step.entry.spec)}
         context = Context(
             store, store.work(key), recipe.folder, options.offline or options.locked, used, say, facts.__setitem__
         )
@@ -108,17 +114,24 @@ def _do(
         if options.locked and artifact.digest != lock.stages[name].output:
             raise HybError(
                 f"{name}: made `{short(artifact.digest)}`, the lock says `{short(lock.stages[name].output)}`",
-                hint="GPU training is not bit-exact: bring the locked output into this store, or run without `--locked`",
+                hint="GPU training is not bit-exact: bring the locked output here, or run without `--locked`",
                 code=Exit.CHECK,
             )
         spec = step.entry.spec.model_dump(mode="json")
         document = receipt.statement(
-            name=f"{recipe.name}/{name}".lstrip("/"), stage=stage, key=key, spec=spec, pins=used,
-            inputs={n: a.digest for n, a in inputs.items()}, output=artifact, started=started, ended=receipt.now(),
+            name=f"{recipe.name}/{name}".lstrip("/"),
+            stage=stage,
+            key=key,
+            spec=spec,
+            pins=used,
+            inputs={n: a.digest for n, a in inputs.items()},
+            output=artifact,
+            started=started,
+            ended=receipt.now(),
             facts={"seconds": round(seconds, 3), **facts},
         )
         receipt.add(store, document, artifact)
-        store.record_step(key, {"stage": stage, "name": name, "output": artifact.digest})
+        store.record_step(key, stage, artifact.digest)
         shutil.rmtree(context.work, ignore_errors=True)
         return Result(name, stage, artifact, cached=False, seconds=seconds)
 
@@ -137,7 +150,7 @@ def _gate(name: str, artifact: Artifact) -> None:
 
 
 def _trimmed(path: Path, new: Lock, old: Lock) -> Lock:
-    """Without stages that the whole recipe no longer has; a run `--to` a stage keeps what the lock knew of the others."""
+    """Without stages that the recipe no longer has; a run `--to` a stage keeps what was known of the others."""
     from hyb import recipe as recipes
 
     whole = recipes.read(path.with_name(recipes.FILE))
@@ -149,7 +162,11 @@ def _trimmed(path: Path, new: Lock, old: Lock) -> Lock:
 
 def _same(recipe: Recipe, pins: Mapping[str, str], lock: Lock, steps: list[Step]) -> None:
     """Raise HybError (exit 4) naming every way in which recipe, sources and lock differ."""
-    wrong = [f"source `{s}` is `{p}`, locked as `{lock.pins.get(s, 'nothing')}`" for s, p in pins.items() if lock.pins.get(s) != p]
+    wrong = [
+        f"source `{s}` is `{p}`, locked as `{lock.pins.get(s, 'nothing')}`"
+        for s, p in pins.items()
+        if lock.pins.get(s) != p
+    ]
     for step in steps:
         name, locked = step.entry.name, lock.stages.get(step.entry.name)
         if locked is None:
@@ -159,4 +176,6 @@ def _same(recipe: Recipe, pins: Mapping[str, str], lock: Lock, steps: list[Step]
         elif step.output is not None and step.output != locked.output:
             wrong.append(f"stage `{name}` is `{short(step.output)}` in the store, `{short(locked.output)}` in the lock")
     if wrong:
-        raise HybError(f"the lock of `{recipe.name}` is stale", hint="`hyb run` writes it anew", details=wrong, code=Exit.CHECK)
+        raise HybError(
+            f"the lock of `{recipe.name}` is stale", hint="`hyb run` writes it anew", details=wrong, code=Exit.CHECK
+        )

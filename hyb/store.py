@@ -3,7 +3,7 @@
     STORE/
       oci-layout  index.json  blobs/sha256/<hex>    the OCI image layout (image-spec v1.1)
       hyb.json                                      {"store": 1}: the format, so that an older hyb can refuse
-      steps/<hex of key>.json                       step key → digest of its output
+      steps/<hex of key>.json                       step key → digests of its outputs
       views/<hex>/                                  an artifact as a folder of hard links to blobs, made when asked for
       work/<hex of key>/                            what a step that is running (or was killed) keeps for itself
       locks/  tmp/
@@ -354,18 +354,22 @@ class Store:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    def step(self, key: str) -> str | None:
-        """The output digest recorded for a step key, or None. A damaged record counts as none."""
-        try:
-            output = json.loads(self._step_path(key).read_bytes())["output"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return output if isinstance(output, str) and dg.is_digest(output) else None
+    def outputs(self, key: str) -> list[str]:
+        """The outputs that a step key gave here, newest first: more than one where a step is not bit-exact.
 
-    def record_step(self, key: str, record: Mapping[str, Any]) -> None:
-        """Remember what a step key gave: `record` has at least `output` (digest) and `stage`."""
+        A damaged record counts as none.
+        """
+        try:
+            found = json.loads(self._step_path(key).read_bytes())["outputs"]
+            return [d for d in found if isinstance(d, str) and dg.is_digest(d)]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def record_step(self, key: str, stage: str, output: str) -> None:
+        """Remember that a step key gave `output`."""
+        outputs = list(dict.fromkeys([output, *self.outputs(key)]))
         with self._writing():
-            fs.write_atomic(self._step_path(key), dg.canonical_json(record))
+            fs.write_atomic(self._step_path(key), dg.canonical_json({"stage": stage, "outputs": outputs}))
 
     def work(self, key: str) -> Path:
         """The folder that a step keeps until it is done; it outlives a kill."""
@@ -420,7 +424,7 @@ class Store:
         blobs = {b.digest for d in kept for b in blobs_of(self.artifact(d))} | kept
         dead = [p for p in self.blobs.iterdir() if "sha256:" + p.name not in blobs]
         dead += [p for p in (self.root / "views").glob("*") if "sha256:" + p.name not in kept]
-        dead += [p for p in (self.root / "steps").glob("*.json") if self.step("sha256:" + p.stem) not in kept]
+        dead += [p for p in (self.root / "steps").glob("*.json") if not kept.intersection(self.outputs("sha256:" + p.stem))]
         dead += [*(self.root / "tmp").glob("*"), *(self.root / "work").glob("*")]
         freed = sum(p.stat().st_size for p in dead if p.parent == self.blobs)
         if not dry_run:

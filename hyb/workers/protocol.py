@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -9,6 +10,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from hyb.errors import HybError
 
 
 class Failed(Exception):
@@ -35,12 +38,26 @@ def main(work: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     job = json.loads(Path(sys.argv[1]).read_text())
     try:
-        result = work(job)
+        result = _work(work, job)
     except Failed as failure:
         emit("fail", **failure.fields)
         sys.exit(failure.fields["code"])  # type: ignore[arg-type]
+    except HybError as error:  # from the formats that we share with the launcher
+        emit("fail", **error.as_dict()["error"])  # type: ignore[arg-type]
+        sys.exit(int(error.code))
     emit("done", **result)
     sys.exit(0)
+
+
+def _work(work: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
+    """`work(job)`, where a full or read-only disk is the user's matter and not a bug."""
+    try:
+        return work(job)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        hint = "free some space there, or give another store with `--store DIR`; run it again to go on"
+        raise Failed(f"can't write: {os.strerror(error.errno).lower()}", hint=hint) from error
 
 
 def _die_with_parent() -> None:

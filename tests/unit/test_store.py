@@ -164,10 +164,17 @@ def test_gc_waits_for_nobody(store: Store) -> None:
 
 def test_a_step_record_that_is_damaged_counts_as_none(store: Store) -> None:
     key, output = dg.of_bytes(b"k"), dg.of_bytes(b"o")
-    store.record_step(key, {"output": output, "stage": "data"})
-    assert store.step(key) == output
-    (store.root / "steps" / f"{key[7:]}.json").write_text('{"output": "sha')
-    assert store.step(key) is None
+    store.record_step(key, "data", output)
+    assert store.outputs(key) == [output]
+    (store.root / "steps" / f"{key[7:]}.json").write_text('{"outputs": ["sha')
+    assert store.outputs(key) == []
+
+
+def test_a_step_that_gave_two_outputs_names_the_newest_first(store: Store) -> None:
+    key, outputs = dg.of_bytes(b"k"), [dg.of_bytes(b"1"), dg.of_bytes(b"2")]
+    for output in outputs:
+        store.record_step(key, "tune", output)
+    assert store.outputs(key) == outputs[::-1]
 
 
 def test_a_store_of_a_newer_format_is_refused_unchanged(store: Store) -> None:
