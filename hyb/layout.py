@@ -32,7 +32,7 @@ def read(folder: Path, architecture: str) -> oci.Base:
             manifest = _document(folder, manifest_digest)
             config = _document(folder, manifest["config"]["digest"])
             layers = oci.base_layers(manifest, config)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HybError(f"`{folder}` holds no OCI image layout that can be read: {error}") from error
     if config.get("architecture") != architecture:
         raise HybError(

@@ -1,0 +1,78 @@
+"""Podman's edge without a Podman: names, sockets, and its failures in words."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hyb import engine_podman
+from hyb.errors import Exit, HybError
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("bot", "localhost/bot:latest"),
+        ("lab/bot:2", "localhost/lab/bot:2"),
+        ("localhost/bot", "localhost/bot:latest"),
+        ("registry.example:5000/lab/bot", "registry.example:5000/lab/bot:latest"),
+        ("registry.example/bot:1", "registry.example/bot:1"),
+    ],
+)
+def test_a_short_name_never_leads_to_a_registry(name: str, full: str) -> None:
+    assert engine_podman.full_name(name) == full
+
+
+def test_container_host_is_the_socket_and_empty_means_none() -> None:
+    assert engine_podman.socket_url({"CONTAINER_HOST": "ssh://x@y/z"}) == "ssh://x@y/z"
+    assert engine_podman.socket_url({"CONTAINER_HOST": "", "XDG_RUNTIME_DIR": "/nowhere"}) == ""
+
+
+def test_a_user_s_own_socket_is_found_and_a_plain_file_is_none() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        path = Path(runtime, "podman", "podman.sock")
+        path.parent.mkdir()
+        path.touch()
+        assert engine_podman.socket_url({"XDG_RUNTIME_DIR": runtime}) != f"unix://{path}"
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+            assert engine_podman.socket_url({"XDG_RUNTIME_DIR": runtime}) == f"unix://{path}"
+
+
+# Lines that Podman, skopeo and crun say, without their first words where these differ by version.
+SAID = {
+    'writing blob: storing blob to file "/var/tmp/storage1/2": write: no space left on device': "storage is full",
+    "Error: potentially insufficient UIDs or GIDs available in user namespace (requested 0:42)": "no range of user ids",
+    'Error: cannot find UID/GID for user a: no subuid ranges found for user "a" in /etc/subuid': "no range of user ids",
+    "Error: crun: setrlimit `RLIMIT_NOFILE`: Operation not permitted: OCI permission denied": "open files or processes",
+    "Error: crun: cgroups in hybrid mode not supported, drop all controllers from cgroupv2": "crun refuses",
+    'Error: unable to connect to Podman socket: Get "http://d/v4.3.1/libpod/_ping": dial unix /x': "does not answer",
+    "FATA[0000] Error loading trust policy: open /etc/containers/policy.json: no such file": "no signature policy",
+    "Error: localhost/none:latest: image not known": "does not have the image",
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_known_failure_is_said_in_words_with_what_to_do(said: str) -> None:
+    error = engine_podman.explained(said, "podman load")
+    assert SAID[said] in error.message
+    assert error.code == Exit.INPUT
+    assert error.details == (said,)
+
+
+def test_an_unknown_failure_keeps_the_end_of_what_was_said() -> None:
+    error = engine_podman.explained("\n".join(map(str, range(9))), "podman build")
+    assert (error.message, error.code) == ("`podman build` failed", Exit.BELOW)
+    assert error.details == ("4", "5", "6", "7", "8")
+
+
+def test_no_podman_at_all_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CONTAINER_HOST", "")
+    with pytest.raises(HybError, match="`podman` is not installed") as caught:
+        engine_podman.available()
+    assert "apt-get install podman" in caught.value.hint
