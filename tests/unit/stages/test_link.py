@@ -53,7 +53,7 @@ def test_the_stage_is_found_by_its_name_and_refers_to_a_service() -> None:
         ({"namespace": "chat\n"}, "namespace", "is no RFC 1123 label"),
         ({"namespace": "n" * 50}, "namespace", "has 67 characters, 63 are the most: shorten `namespace` (50)"),
         ({"apps_domain": ".".join(["d" * 50] * 5)}, "apps_domain", "characters, 253 are the most"),
-        ({"apps_domain": ".".join(["d" * 57] * 4)}, "namespace", "shorten the domain by"),
+        ({"apps_domain": ".".join(["d" * 58] * 4)}, "namespace", "shorten the domain by"),
         ({"apps_domain": "Apps.example.com"}, "apps_domain", "is no DNS name"),
         ({"apps_domain": "https://apps.example.com"}, "apps_domain", "is no DNS name"),
         ({"apps_domain": ""}, "apps_domain", "oc get ingresses.config cluster"),
