@@ -32,6 +32,11 @@ def spawn(argv: Sequence[str], *, log: Path | None = None, stdin: int | None = N
         actions.append((os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
         actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
     return os.posix_spawn(
-        argv[0], list(argv), environ, file_actions=actions, setsid=True, setsigmask=[],
+        argv[0],
+        list(argv),
+        environ,
+        file_actions=actions,
+        setsid=True,
+        setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
     )

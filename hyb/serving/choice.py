@@ -54,7 +54,9 @@ def choose(
     if engine == "auto":
         engine = best
     elif engine not in ENGINES:
-        raise HybError(f"there is no engine `{engine}`", hint=f"choose `auto`, {' or '.join(f'`{e}`' for e in ENGINES)}")
+        raise HybError(
+            f"there is no engine `{engine}`", hint=f"choose `auto`, {' or '.join(f'`{e}`' for e in ENGINES)}"
+        )
     elif engine != best:
         raise HybError(f"`{engine}` can't serve `{short(given.digest)}`: {why}", hint=_way(engine))
     if engine == TRANSFORMERS and parallel > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,14 +13,24 @@ from hyb.errors import Exit, HybError
 
 
 def ask(
-    url: str, key: str, question: str, *, model: str = "", max_tokens: int = 256, temperature: float | None = None,
+    url: str,
+    key: str,
+    question: str,
+    *,
+    model: str = "",
+    max_tokens: int = 256,
+    temperature: float | None = None,
     timeout: float = 600,
 ) -> str:
     """The answer to one question. `url` is the base URL (`http://127.0.0.1:8000/v1`), `timeout` in seconds.
 
     Raises HybError (exit 5) when the server can't be reached, says no, or answers with something else.
     """
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": max_tokens}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": max_tokens,
+    }
     if temperature is not None:
         body["temperature"] = temperature
     answer = chat(url, key, body, timeout=timeout)

@@ -214,7 +214,11 @@ def main(argv: list[str]) -> int:
     except child.Unable as error:
         return child.give_up(error)
     config = uvicorn.Config(
-        app(engine, key), log_level="warning", access_log=False, lifespan="off", server_header=False,
+        app(engine, key),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
         timeout_graceful_shutdown=2,
     )
     server = _Server(config)

@@ -67,7 +67,9 @@ class Model:
                 )
                 ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]  # the template wrote them
         except jinja2.TemplateError as error:
-            raise ApiError(400, f"the model's chat template refuses these messages: {error}", param="messages") from error
+            raise ApiError(
+                400, f"the model's chat template refuses these messages: {error}", param="messages"
+            ) from error
         room = self.context - len(ids)
         if room < (request.max_tokens or 1):
             raise ApiError(
@@ -124,7 +126,9 @@ class Model:
 class _Voice(BaseStreamer):  # type: ignore[misc]
     """Gets the tokens from `generate`: first the prompt's, then the answer's."""
 
-    def __init__(self, model: Model, request: ChatRequest, prompt: Prompt, say: Say, cancelled: threading.Event) -> None:
+    def __init__(
+        self, model: Model, request: ChatRequest, prompt: Prompt, say: Say, cancelled: threading.Event
+    ) -> None:
         self.words, self.stop = text.Words(model.decode), text.Stop(request.stop)
         self.thinking = text.Thinking(prompt.thinking)
         self.say, self.cancelled = say, cancelled

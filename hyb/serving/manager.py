@@ -221,8 +221,18 @@ def _launch(run: Path, choice: Choice, job: Job, artifact: Artifact, detach: boo
     if theirs is not None:
         os.close(theirs)
     found = Service(
-        job.name, pid, service.start_time(pid) or 0, job.host, job.port, choice.engine, choice.why, artifact.digest,
-        job.key_path, str(log), detach, leash=ours,
+        job.name,
+        pid,
+        service.start_time(pid) or 0,
+        job.host,
+        job.port,
+        choice.engine,
+        choice.why,
+        artifact.digest,
+        job.key_path,
+        str(log),
+        detach,
+        leash=ours,
     )
     service.write(run, found)
     return found
@@ -246,7 +256,9 @@ def _until_ready(run: Path, found: Service, job: Job, timeout: float, say: Say) 
         now = time.monotonic()
         if now - began > timeout:
             raise HybError(
-                f"`{found.name}` was not ready within {timeout:g} s", hint=f"its log: `{found.log}`", code=Exit.BELOW,
+                f"`{found.name}` was not ready within {timeout:g} s",
+                hint=f"its log: `{found.log}`",
+                code=Exit.BELOW,
                 details=_tail(found),
             )
         if now - told > 1:
@@ -297,7 +309,11 @@ def _wait_status(found: Service) -> int | None:
 
 def _died(found: Service, status: int | None) -> HybError:
     how = "" if status is None else f" with {signal.Signals(-status).name if status < 0 else f'status {status}'}"
-    hint = "the system ended it, most likely for want of memory" if status == -signal.SIGKILL else f"its log: `{found.log}`"
+    hint = (
+        "the system ended it, most likely for want of memory"
+        if status == -signal.SIGKILL
+        else f"its log: `{found.log}`"
+    )
     return HybError(
         f"the engine {found.engine} of `{found.name}` ended{how}", hint=hint, details=_tail(found), code=Exit.BELOW
     )

@@ -15,7 +15,16 @@ from typing import Any
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Role in the API → role for a chat template."""
 STOPS = 4  # as many stop texts as the API allows
-REFUSED = ("tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options")
+REFUSED = (
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "logit_bias",
+    "audio",
+    "prediction",
+    "web_search_options",
+)
 """Fields that ask for what this engine can't do."""
 
 
@@ -61,7 +70,9 @@ def parse(data: bytes) -> ChatRequest:
     if body.get("n") not in (None, 1):
         raise ApiError(400, "`n` must be 1", param="n", code="unsupported_parameter")
     if body.get("logprobs"):
-        raise ApiError(400, "`logprobs` is not supported by this engine", param="logprobs", code="unsupported_parameter")
+        raise ApiError(
+            400, "`logprobs` is not supported by this engine", param="logprobs", code="unsupported_parameter"
+        )
     form = body.get("response_format")
     if form is not None and form != {"type": "text"}:
         raise ApiError(400, "`response_format` must be text", param="response_format", code="unsupported_parameter")
