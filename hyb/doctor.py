@@ -1,4 +1,7 @@
-"""What this machine has: one finding a thing, with what it gives and how to get it. Asks the network only when told to."""
+"""What this machine has: one finding a thing, with what it gives and how to get it.
+
+The network is asked only when told to.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ def _packages() -> list[Finding]:
         "xllamacpp": ("serving GGUF models, quantizing", "pip install 'hyb[serve]'"),
         "uvicorn": ("serving safetensors models", "pip install 'hyb[serve]'"),
     }
-    return [Finding(name, bool(v := _version(name)), v or "not installed", gives, get) for name, (gives, get) in wanted.items()]
+    return [
+        Finding(name, bool(v := _version(name)), v or "not installed", gives, get)
+        for name, (gives, get) in wanted.items()
+    ]
 
 
 def _version(package: str) -> str:
@@ -73,7 +79,9 @@ def _gpu() -> Finding:
     ask = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     done = engine.run(ask, check=False, timeout=20)
     text = done.stdout.decode(errors="replace").strip().replace("\n", "; ")
-    return Finding("gpu", done.returncode == 0 and bool(text), text or "nvidia-smi fails", "training of larger models", get)
+    return Finding(
+        "gpu", done.returncode == 0 and bool(text), text or "nvidia-smi fails", "training of larger models", get
+    )
 
 
 def _memory() -> Finding:
@@ -86,7 +94,13 @@ def _memory() -> Finding:
 def _disk(store: Path) -> Finding:
     there = next(p for p in (store, *store.parents) if p.exists())
     usage = shutil.disk_usage(there)
-    return Finding("disk", usage.free > 5e9, f"{usage.free / 1e9:.1f} GB free at {there}", "the store", "free some, or `--store DIR`")
+    return Finding(
+        "disk",
+        usage.free > 5e9,
+        f"{usage.free / 1e9:.1f} GB free at {there}",
+        "the store",
+        "free some, or `--store DIR`",
+    )
 
 
 def _podman() -> list[Finding]:
@@ -102,7 +116,9 @@ def _podman() -> list[Finding]:
     socket = _socket()
     return [
         Finding("podman", True, f"{done.stdout.decode().strip()}, {rootless}", gives),
-        Finding("podman socket", bool(socket), socket or "off", "podman-py", "systemctl --user enable --now podman.socket"),
+        Finding(
+            "podman socket", bool(socket), socket or "off", "podman-py", "systemctl --user enable --now podman.socket"
+        ),
     ]
 
 

@@ -63,8 +63,13 @@ def run(
     """
     try:
         done = subprocess.run(
-            list(argv), env={**os.environ, **QUIET, **(env or {})}, cwd=cwd, input=stdin, capture_output=True,
-            timeout=timeout, check=False,
+            list(argv),
+            env={**os.environ, **QUIET, **(env or {})},
+            cwd=cwd,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
         )
     except FileNotFoundError as error:
         raise missing(argv[0]) from error
@@ -118,7 +123,10 @@ def worker(
     with log.open("wb") as errors:
         child = subprocess.Popen(
             [sys.executable, "-m", f"hyb.workers.{name}", str(path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=child_env,
             start_new_session=True,  # ^C reaches us alone; we end the child
         )
         with _ended(child):
@@ -135,7 +143,11 @@ def worker(
     if status or last.get("event") != "done":
         tail = log.read_text(errors="replace").strip().splitlines()[-5:]
         said = signal.Signals(-status).name if status < 0 else f"status {status}"
-        hint = "the system ended it, most likely for want of memory" if status == -signal.SIGKILL else f"all of it: `{log}`"
+        hint = (
+            "the system ended it, most likely for want of memory"
+            if status == -signal.SIGKILL
+            else f"all of it: `{log}`"
+        )
         raise HybError(f"the worker `{name}` ended with {said}", hint=hint, details=tail, code=Exit.BELOW)
     return last
 

@@ -25,9 +25,7 @@ class HybError(Exception):
     `details` lists several mistakes found at once, one line each.
     """
 
-    def __init__(
-        self, message: str, *, hint: str = "", code: Exit = Exit.INPUT, details: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", code: Exit = Exit.INPUT, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

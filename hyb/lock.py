@@ -1,4 +1,7 @@
-"""hyb.lock: every input and output of a chain by digest. JSON without time, host or path: two machines write the same bytes."""
+"""hyb.lock: every input and output of a chain by digest.
+
+JSON without time, host or path: two machines write the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ def read(path: Path) -> Lock:
     try:
         raw = json.loads(path.read_bytes())
         if raw["hyb"] != VERSION:
-            raise HybError(f"`{path}` has version {raw['hyb']}; this hyb knows {VERSION}", hint="use the hyb that wrote it")
+            raise HybError(
+                f"`{path}` has version {raw['hyb']}; this hyb knows {VERSION}", hint="use the hyb that wrote it"
+            )
         found = {
             name: Locked(s["stage"], s["key"], {str(k): str(v) for k, v in s["inputs"].items()}, s["output"])
             for name, s in raw["stages"].items()

@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hyb import digest as dg
-from hyb.errors import HybError
+from hyb.errors import Exit, HybError
 from hyb.progress import Say
 from hyb.recipe import Recipe
 from hyb.stages.base import sources
 
 
-def pin(recipe: Recipe, locked: Mapping[str, str], *, offline: bool, update: bool = False, say: Say) -> dict[str, str]:
+def pin(
+    recipe: Recipe,
+    locked: Mapping[str, str],
+    *,
+    offline: bool,
+    update: bool = False,
+    lenient: bool = False,
+    say: Say,
+) -> dict[str, str]:
     """Source as written → pinned, for every source of the recipe.
 
     A path's pin is the digest of its content, computed each time. A model's comes from the lock unless `update`.
-    Raises HybError: exit 3 for a path that is not there, exit 6 when offline and not pinned.
+    Raises HybError: exit 3 for a path that is not there, exit 6 when offline and not pinned. With `lenient` a model's
+    source that can't be pinned is left out, and said so: enough for a plan.
     """
     pins: dict[str, str] = {}
     for name, field, kind, source in written(recipe):
@@ -24,7 +33,12 @@ def pin(recipe: Recipe, locked: Mapping[str, str], *, offline: bool, update: boo
         elif source in locked and not update and not source.startswith("file:"):
             pins[source] = locked[source]
         elif source not in pins:
-            pins[source] = _model(recipe, source, offline, say)
+            try:
+                pins[source] = _model(recipe, source, offline, say)
+            except HybError as error:
+                if not lenient or error.code is Exit.INPUT:
+                    raise
+                say(f"{name}: `{source}` is not pinned: {error.message}")
     return pins
 
 
@@ -41,7 +55,9 @@ def _path(recipe: Recipe, name: str, field: str, source: str) -> str:
     path = recipe.folder / source
     try:
         if not path.exists():
-            raise HybError(f"{name}: `{field}` names `{path}`, which is not there", hint="paths start at the recipe's folder")
+            raise HybError(
+                f"{name}: `{field}` names `{path}`, which is not there", hint="paths start at the recipe's folder"
+            )
         return dg.of_tree(path)
     except OSError as error:
         raise HybError(f"{name}: `{path}` can't be read: {error.strerror}") from error

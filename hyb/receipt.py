@@ -20,8 +20,17 @@ MEDIA_TYPE = "application/vnd.in-toto+json"
 
 
 def statement(
-    *, name: str, stage: str, key: str, spec: Mapping[str, Any], pins: Mapping[str, str], inputs: Mapping[str, str],
-    output: Artifact, started: datetime, ended: datetime, facts: Mapping[str, Any],
+    *,
+    name: str,
+    stage: str,
+    key: str,
+    spec: Mapping[str, Any],
+    pins: Mapping[str, str],
+    inputs: Mapping[str, str],
+    output: Artifact,
+    started: datetime,
+    ended: datetime,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The statement: `spec` as written, `pins` of its sources, `inputs` by name, `facts` measured in the run."""
     sources = [{"uri": source, "annotations": {"pinned": pinned}} for source, pinned in sorted(pins.items())]

@@ -53,7 +53,9 @@ class Recipe:
         if name is None:
             return self
         if name not in {e.name for e in self.entries}:
-            raise HybError(f"recipe `{self.name}` has no stage `{name}`", hint=_near(name, [e.name for e in self.entries]))
+            raise HybError(
+                f"recipe `{self.name}` has no stage `{name}`", hint=_near(name, [e.name for e in self.entries])
+            )
         wanted = {name}
         for entry in reversed(self.entries):
             if entry.name in wanted:
@@ -89,7 +91,9 @@ def read(path: Path) -> Recipe:
     return Recipe(name, tuple(entries), path.parent)
 
 
-def build(name: str, raw: Mapping[str, Mapping[str, Any]], given: Mapping[str, str], kinds: Mapping[str, str], folder: Path) -> Recipe:
+def build(
+    name: str, raw: Mapping[str, Mapping[str, Any]], given: Mapping[str, str], kinds: Mapping[str, str], folder: Path
+) -> Recipe:
     """The recipe of a single command. `given`: name → digest in the store; `kinds`: name → its artifact's kind."""
     entries, mistakes = _entries(raw, kinds, {})
     if mistakes:
@@ -164,9 +168,15 @@ def _bad_refs(spec: StageSpec, kinds: Mapping[str, str], raw: Mapping[str, Any])
         for target in value if isinstance(value, (list, tuple)) else [value] if value else []:
             kind = kinds.get(target)
             if kind is None and target in raw:
-                yield field_name, f"`{field_name}` names `{target}`, which stands below; a stage names only stages above it"
+                yield (
+                    field_name,
+                    f"`{field_name}` names `{target}`, which stands below; a stage names only stages above it",
+                )
             elif kind is None:
-                yield field_name, f"`{field_name}` names `{target}`, which is no stage above{_near(target, list(kinds))}"
+                yield (
+                    field_name,
+                    f"`{field_name}` names `{target}`, which is no stage above{_near(target, list(kinds))}",
+                )
             elif kind not in (*ref.kinds, "?"):
                 wanted = " or ".join(ref.kinds)
                 yield field_name, f"`{field_name}` names `{target}`, which makes a {kind}; it takes a {wanted}"

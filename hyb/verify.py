@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def check_store(store: Store, say: Say) -> list[str]:
     wrong += unreadable
     blobs = {b.digest: b for a in artifacts for b in blobs_of(a)}
     total, done = sum(b.size for b in blobs.values()), 0
-    for digest, blob in sorted(blobs.items()):
+    for _, blob in sorted(blobs.items()):
         try:
             store.check(blob, thorough=True)
         except HybError as error:
@@ -33,7 +32,12 @@ def check_store(store: Store, say: Say) -> list[str]:
         done += blob.size
         say(Progress("verify", done, total, "B"))
     here = {a.digest for a in artifacts}
-    wrong += [f"`{_called(store, a)}` needs `{short(d)}`, which is not in the store" for a in artifacts for d in a.needs if d not in here]
+    wrong += [
+        f"`{_called(store, a)}` needs `{short(d)}`, which is not in the store"
+        for a in artifacts
+        for d in a.needs
+        if d not in here
+    ]
     return wrong
 
 

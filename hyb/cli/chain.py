@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from hyb.store import Artifact
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A name in the store, or a source: hf://, pypi://, oci:, file:, a short name.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name in the store, or a source: hf://, pypi://, oci:, file:, a short name."
+    ),
 ]
 StoredArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model or adapter in the store.")]
-DataOption = Annotated[str, typer.Option("--data", metavar="NAME|PATH", help="A data set in the store, or a file or folder.")]
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="NAME|PATH", help="A data set in the store, or a file or folder.")
+]
 NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="What to call the result in the store.")]
 HoldoutOption = Annotated[
     str | None, typer.Option("--holdout", metavar="SHARE|PATH", help="The part to hold out, 0 to 1, or a file.")
@@ -71,15 +76,23 @@ def tune(
     model: ModelArgument,
     data: DataOption,
     name: NameOption = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", metavar="nf4|none", help="Keep the base in 4 bits.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="nf4|none", help="Keep the base in 4 bits.")
+    ] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="LoRA rank.", show_default=False)] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="LoRA alpha.", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.", show_default=False)] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.", show_default=False)] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Rows a step.", show_default=False)] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", help="Most tokens a row.", show_default=False)] = None,
-    targets: Annotated[str | None, typer.Option("--targets", metavar="LIST", help="all-linear, or modules with commas.")] = None,
-    think: Annotated[str | None, typer.Option("--think", metavar="keep|empty", help="How reasoning models are trained.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Most tokens a row.", show_default=False)
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option("--targets", metavar="LIST", help="all-linear, or modules with commas.")
+    ] = None,
+    think: Annotated[
+        str | None, typer.Option("--think", metavar="keep|empty", help="How reasoning models are trained.")
+    ] = None,
     seed: SeedOption = None,
 ) -> None:
     """Train a LoRA adapter, the base in 4-bit NF4 or as it is. Checkpoints are kept: killed, it goes on from the last.
@@ -102,10 +115,14 @@ def eval_(
     model: ModelArgument,
     data: DataOption,
     name: NameOption = None,
-    gate: Annotated[list[str] | None, typer.Option("--gate", metavar="SCORE>=N", help="Exit 4 when it is not so.")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option("--gate", metavar="SCORE>=N", help="Exit 4 when it is not so.")
+    ] = None,
     holdout: HoldoutOption = None,
     control: ControlOption = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens an answer.", show_default=False)] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Most tokens an answer.", show_default=False)
+    ] = None,
 ) -> None:
     """Ask the held-out and control questions, of an adapter before and after; score, report, gate.
 
@@ -114,7 +131,9 @@ def eval_(
     chain = Chain(s)
     examined, rows = chain.model(model), chain.data(data, holdout, control)
     gates = dict(gate_of(g) for g in gate or [])
-    chain.add(name or f"{examined}-report", stage="eval", model=examined, data=rows, gate=gates or None, max_tokens=max_tokens)
+    chain.add(
+        name or f"{examined}-report", stage="eval", model=examined, data=rows, gate=gates or None, max_tokens=max_tokens
+    )
     chain.run()
 
 
@@ -133,7 +152,9 @@ def export(
     chain = Chain(s)
     chosen = chain.stored(model)
     suffix = "-".join(x for x in (format, quantize) if x) or "export"
-    chain.add(name or f"{chosen}-{suffix}".replace("_", "-"), stage="export", model=chosen, format=format, quantize=quantize)
+    chain.add(
+        name or f"{chosen}-{suffix}".replace("_", "-"), stage="export", model=chosen, format=format, quantize=quantize
+    )
     chain.run()
 
 
@@ -141,7 +162,9 @@ def export(
 def pack(
     s: Session,
     model: StoredArgument,
-    require: Annotated[list[str] | None, typer.Option("--require", metavar="REPORT", help="Refuse if it failed.")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option("--require", metavar="REPORT", help="Refuse if it failed.")
+    ] = None,
     name: NameOption = None,
     to_podman: Annotated[bool, typer.Option("--to-podman", help="Hand the image to Podman, too.")] = False,
 ) -> None:
@@ -183,7 +206,7 @@ class Chain:
 
     def model(self, text: str) -> str:
         """A model or adapter of the store, or a source to pull."""
-        if text in self.s.store.tags() or "/" not in text and ":" not in text and self._in_store(text):
+        if text in self.s.store.tags() or ("/" not in text and ":" not in text and self._in_store(text)):
             return self.stored(text)
         name = slug(text)
         self.add(name, stage="pull", source=text)
@@ -197,8 +220,8 @@ class Chain:
         self.add(name, stage="data", source=path_text(text), holdout=share(holdout), control=control)
         return name
 
-    def run(self) -> Artifact | None:
-        """Run it, show the last result, and return it; None for a dry run."""
+    def run(self, *, show: bool = True) -> Artifact | None:
+        """Run it, show the results unless told not to, and return the last; None for a dry run."""
         from hyb.cli.recipes import _result, _show_plan, results_text
         from hyb.recipe import build
         from hyb.run import run
@@ -209,7 +232,8 @@ class Chain:
             _show_plan(self.s, recipe, options)
             return None
         results = run(recipe, self.s.store, options, self.s.talk)
-        self.s.show({"steps": [_result(r) for r in results]}, results_text(results))
+        if show:
+            self.s.show({"steps": [_result(r) for r in results]}, results_text(results))
         return results[-1].artifact
 
     def _in_store(self, text: str) -> bool:

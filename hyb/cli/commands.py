@@ -36,7 +36,10 @@ def run_command(word: str, arguments: list[str]) -> int:
         show_error(usage, as_json=as_json)
         return int(Exit.USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        show_error(HybError("interrupted; what is whole is kept, run it again to go on", code=Exit.INTERRUPTED), as_json=as_json)
+        show_error(
+            HybError("interrupted; what is whole is kept, run it again to go on", code=Exit.INTERRUPTED),
+            as_json=as_json,
+        )
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nobody to tell

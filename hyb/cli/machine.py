@@ -15,7 +15,9 @@ from hyb.cli.session import Session, command
 @command
 def doctor(
     s: Session,
-    network: Annotated[bool, typer.Option("--network", help="Ask the model hub whether it can be reached, too.")] = False,
+    network: Annotated[
+        bool, typer.Option("--network", help="Ask the model hub whether it can be reached, too.")
+    ] = False,
 ) -> None:
     """Say what is installed, what each missing thing would give, and how to get it.
 
@@ -29,7 +31,9 @@ def doctor(
     if network and s.offline:
         raise HybError("`--network` and `--offline` exclude each other", code=Exit.USAGE)
     findings = examine(s.store.root, os.environ, network=network)
-    rows = [("ok" if f.ok else "--", f.name, f.found, "" if f.ok else f"gives {f.gives}; get it: {f.get}") for f in findings]
+    rows = [
+        ("ok" if f.ok else "--", f.name, f.found, "" if f.ok else f"gives {f.gives}; get it: {f.get}") for f in findings
+    ]
     s.show([vars(f) for f in findings], columns(rows, ("", "WHAT", "FOUND", "")))
 
 
@@ -67,7 +71,9 @@ def completion(
 @command
 def man(
     s: Session,
-    name: Annotated[str, typer.Argument(metavar="[COMMAND]", help="A command; without one, the page of hyb itself.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[COMMAND]", help="A command; without one, the page of hyb itself.")
+    ] = "",
 ) -> None:
     """Print a man page, made from the program itself.
 

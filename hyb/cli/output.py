@@ -108,7 +108,9 @@ class Talk:
             self.live.start()
         share = min(1.0, news.done / news.total) if news.total else 0.0
         bar = "━" * round(share * 30) if news.total else ""
-        self.live.update(Text.assemble((f"{news.task:<14.14} ", "bold"), (bar.ljust(30), "cyan"), f" {self._amount(news)}"))
+        self.live.update(
+            Text.assemble((f"{news.task:<14.14} ", "bold"), (bar.ljust(30), "cyan"), f" {self._amount(news)}")
+        )
 
     def _amount(self, news: Progress) -> str:
         """`12.0 of 98.4 MB, 31.2 MB/s, 3s left, note`."""

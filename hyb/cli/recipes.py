@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from hyb.run import Result
 
 RecipeArgument = Annotated[
-    Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe's folder or file; the current folder when not given.")
+    Path | None,
+    typer.Argument(metavar="[RECIPE]", help="A recipe's folder or file; the current folder when not given."),
 ]
 ToOption = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Only this stage and what it needs.")]
 UpdateOption = Annotated[bool, typer.Option("--update", help="Pin moving sources anew.")]
@@ -62,7 +63,9 @@ def plan(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update:
 def verify(
     s: Session,
     recipe: RecipeArgument = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Set damaged blobs aside and write a damaged index anew.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set damaged blobs aside and write a damaged index anew.")
+    ] = False,
 ) -> None:
     """Check every byte of the store, and the lock against recipe, store and receipts. Exit 4 when anything is wrong.
 
@@ -104,7 +107,7 @@ def init(
 def _show_plan(s: Session, recipe: Any, options: Any) -> None:
     from hyb.run import prepare
 
-    pins, _, steps = prepare(recipe, s.store, options, s.talk)
+    pins, _, steps = prepare(recipe, s.store, options, s.talk, lenient=True)
     s.show({"recipe": recipe.name, "pins": pins, "steps": [step_dict(x) for x in steps]}, plan_text(steps))
 
 
@@ -150,7 +153,13 @@ def results_text(results: list[Result]) -> str:
     from hyb.store import short
 
     rows = [
-        (r.name, r.stage, "in the store" if r.cached else duration(r.seconds), short(r.artifact.digest), about(r.artifact))
+        (
+            r.name,
+            r.stage,
+            "in the store" if r.cached else duration(r.seconds),
+            short(r.artifact.digest),
+            about(r.artifact),
+        )
         for r in results
     ]
     return columns(rows, ("NAME", "STAGE", "TOOK", "DIGEST", "WHAT"))

@@ -13,7 +13,12 @@ from hyb.cli.session import COMMON
 
 def markdown() -> str:
     """docs/commands.md: every command with its help, its options and its example."""
-    lines = ["# Commands", "", "Made from the program by `python -m hyb.cli.reference`; a test fails when it is not current.", ""]
+    lines = [
+        "# Commands",
+        "",
+        "Made from the program by `python -m hyb.cli.reference`; a test fails when it is not current.",
+        "",
+    ]
     lines += ["Options that mean the same everywhere:", ""]
     shared = [o for o in _options("version") if o["name"] in COMMON or "--help" in o["flags"]]
     lines += [f"- `{o['flags']}`: {o['help']}" for o in shared]

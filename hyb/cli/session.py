@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from hyb.store import Store
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", metavar="DIR", envvar="HYB_STORE", help="The artifact store.", show_default=False)
+    Path | None,
+    typer.Option("--store", metavar="DIR", envvar="HYB_STORE", help="The artifact store.", show_default=False),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", envvar="HYB_OFFLINE", help="Open no network connection.")]
 LockedOption = Annotated[bool, typer.Option("--locked", help="Refuse to differ from hyb.lock.")]
@@ -75,7 +76,12 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
     def wrapped(**arguments: Any) -> None:
         common = {name: arguments.pop(name) for name in COMMON}
         session = Session(
-            common["store"], common["offline"], common["locked"], common["json"], common["dry_run"], common["quiet"],
+            common["store"],
+            common["offline"],
+            common["locked"],
+            common["json"],
+            common["dry_run"],
+            common["quiet"],
             output.Talk(common["quiet"]),
         )
         try:
@@ -86,7 +92,9 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(body, eval_str=True)
     own = list(signature.parameters.values())[1:]
     shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None if name == "store" else False)
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None if name == "store" else False
+        )
         for name, kind in COMMON.items()
     ]
     merged = signature.replace(parameters=[*own, *shared])

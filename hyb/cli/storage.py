@@ -13,7 +13,9 @@ from hyb.cli.session import Session, command
 if TYPE_CHECKING:
     from hyb.store import Artifact
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name, or the digest (its first 8 digits will do).")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A name, or the digest (its first 8 digits will do).")
+]
 
 
 @command
@@ -33,7 +35,13 @@ def ls(
         names.setdefault(digest, []).append(name)
     found = [a for a in store.artifacts() if everything or a.digest in names]
     items = [
-        {"names": sorted(names.get(a.digest, [])), "digest": a.digest, "kind": a.kind, "size": a.size, "about": about(a)}
+        {
+            "names": sorted(names.get(a.digest, [])),
+            "digest": a.digest,
+            "kind": a.kind,
+            "size": a.size,
+            "about": about(a),
+        }
         for a in found
     ]
     rows = [(", ".join(i["names"]) or "-", i["kind"], short(i["digest"]), size(i["size"]), i["about"]) for i in items]
@@ -44,7 +52,9 @@ def ls(
 def show(
     s: Session,
     name: NameArgument,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write the artifact's files to this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the artifact's files to this folder.")
+    ] = None,
 ) -> None:
     """Show one artifact: files, facts, what it was made from, what speaks of it.
 
@@ -57,7 +67,8 @@ def show(
     referrers = [{"digest": a.digest, "kind": a.kind} for a in store.referrers(artifact.digest)]
     names = sorted(n for n, d in store.tags().items() if d == artifact.digest)
     value = {
-        "digest": artifact.digest, "names": names, "kind": artifact.kind, "size": artifact.size, "meta": dict(artifact.meta),
+        "digest": artifact.digest, "names": names, "kind": artifact.kind, "size": artifact.size,
+        "meta": dict(artifact.meta),
         "needs": list(artifact.needs), "subject": artifact.subject, "referrers": referrers,
         "files": [{"path": f.path, "digest": f.blob.digest, "size": f.blob.size} for f in artifact.files],
     }  # fmt: skip
@@ -80,7 +91,9 @@ def log(s: Session) -> None:
 
 
 @command
-def rm(s: Session, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names, as `hyb ls` shows them.")]) -> None:
+def rm(
+    s: Session, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names, as `hyb ls` shows them.")]
+) -> None:
     """Take names away. What no name reaches is removed by `hyb gc`.
 
     Example: hyb rm bot && hyb gc
@@ -112,10 +125,14 @@ def about(a: Artifact) -> str:
     m = a.meta
     text = {
         "model": lambda: f"{m.get('name', '')} {m.get('format', '')} {m.get('quantization') or ''}",
-        "adapter": lambda: f"LoRA rank {m.get('rank')} {m.get('quantize')} {m.get('steps')} steps, loss {m.get('loss')}",
+        "adapter": lambda: (
+            f"LoRA rank {m.get('rank')} {m.get('quantize')} {m.get('steps')} steps, loss {m.get('loss')}"
+        ),
         "dataset": lambda: ", ".join(f"{n} {k}" for k, n in m.get("counts", {}).items()),
-        "report": lambda: ("passed: " if m.get("passed") else "failed: ")
-        + ", ".join(f"{k} {v}" for k, v in m.get("scores", {}).items()),
+        "report": lambda: (
+            ("passed: " if m.get("passed") else "failed: ")
+            + ", ".join(f"{k} {v}" for k, v in m.get("scores", {}).items())
+        ),
         "image": lambda: str(m.get("name", "")),
         "service": lambda: f"{m.get('name')} port {m.get('port')}: {', '.join(m.get('targets', []))}",
         "link": lambda: f"{m.get('routing_key')} → namespace {m.get('namespace')}",
@@ -143,7 +160,11 @@ def _write_files(s: Session, artifact: Artifact, out: Path) -> None:
 
 
 def _show_text(v: dict[str, Any]) -> str:
-    lines = [f"{v['kind']}  {', '.join(v['names']) or 'no name'}", f"digest   {v['digest']}", f"size     {size(v['size'])}"]
+    lines = [
+        f"{v['kind']}  {', '.join(v['names']) or 'no name'}",
+        f"digest   {v['digest']}",
+        f"size     {size(v['size'])}",
+    ]
     lines += [f"needs    {d}" for d in v["needs"]]
     lines += [f"of       {v['subject']}"] if v["subject"] else []
     lines += [f"{r['kind']:<8} {r['digest']}" for r in v["referrers"]]
