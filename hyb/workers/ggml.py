@@ -1,0 +1,78 @@
+"""llama.cpp's own quantizer, called in the library that `xllamacpp` ships: the same bits as `llama-quantize` makes.
+
+The one function used is C API of ggml (`ggml.h`):
+
+    size_t ggml_quantize_chunk(enum ggml_type type, const float * src, void * dst,
+                               int64_t start, int64_t nrows, int64_t n_per_row, const float * imatrix);
+
+ctypes frees the GIL while it runs, so that several threads quantize at once. It keeps no state between calls for the
+types used here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+
+from hyb.formats.gguf_types import BLOCKS
+from hyb.workers.protocol import Failed
+from hyb.workers.weights import Floats, finite, to_bf16
+
+
+def encode(values: Floats, kind: str, name: str) -> npt.NDArray[Any]:
+    """Rows of float32, shape (rows, width) or (width,), in the GGML type `kind`. Raises Failed for NaN and overflow.
+
+    `name` is the tensor's, for the message.
+    """
+    finite(values, name)
+    if kind == "F32":
+        return values
+    if kind == "F16":
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        finite(halves, name, "float16")
+        return halves
+    return to_bf16(values) if kind == "BF16" else _quantize(values, kind)
+
+
+def _quantize(values: Floats, kind: str) -> npt.NDArray[np.uint8]:
+    source = np.ascontiguousarray(values)
+    rows, width = source.shape
+    count, size = BLOCKS[kind]
+    out = np.empty((rows, width // count * size), np.uint8)
+    number = int(GGMLQuantizationType[kind])
+    written = _quantizer()(number, source.ctypes.data, out.ctypes.data, 0, rows, width, None)
+    if written != out.nbytes:
+        raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes of {kind}, expected {out.nbytes}")
+    return out
+
+
+@cache
+def _quantizer() -> Any:
+    """`ggml_quantize_chunk`. Raises Failed when xllamacpp is not installed, or no longer exports it."""
+    spec = importlib.util.find_spec("xllamacpp")
+    found = sorted(Path(spec.origin).parent.glob("xllamacpp*.so")) if spec and spec.origin else []
+    if not found:
+        raise Failed("`xllamacpp` is not installed", hint="pip install 'hyb[tune]'")
+    try:
+        function = ctypes.CDLL(str(found[0])).ggml_quantize_chunk
+    except (OSError, AttributeError) as error:
+        raise Failed(f"llama.cpp's quantizer is not in `{found[0]}`", hint="install another xllamacpp") from error
+    function.restype = ctypes.c_size_t
+    function.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ]
+    return function

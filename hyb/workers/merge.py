@@ -1,0 +1,139 @@
+"""Merge a LoRA adapter into its base model, one block of rows at a time, from safetensors to safetensors.
+
+W + scaling · B @ A, in float32, cast once to the type that W has (or to bfloat16). The base is never a 4-bit one:
+its rounding would swallow what was learnt. The product of the factors is formed in float64, so that its last bit does
+not hang on the order in which a machine's BLAS adds, and the result is the same bytes everywhere.
+
+Job: {"base": folder, "adapter": folder or "", "out": folder, "dtype": "" (as in base) or "bf16"}. Without an adapter
+it only casts. Every other file of the base is linked beside the weights. A file has its final name only when it is
+whole; one that is there already is not written again.
+Done: {"merged": weights changed, "tensors", "bytes", "seconds", "peak_memory"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyb.formats import lora
+from hyb.formats import safetensors as st
+from hyb.store import link_or_copy
+from hyb.workers import weights as wt
+from hyb.workers.protocol import Failed, main
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+Delta = tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]
+"""scaling · B and A of one weight."""
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """See the module's docstring."""
+    started = time.monotonic()
+    base, out = Path(job["base"]), Path(job["out"])
+    tensors = st.read_folder(base)
+    deltas = _deltas(Path(job["adapter"]), tensors) if job["adapter"] else {}
+    out.mkdir(parents=True, exist_ok=True)
+    _link_others(base, out, job["dtype"])
+    meter = wt.Meter("merging" if deltas else "casting", sum(t.size for t in tensors.values()))
+    for path in st.shards(base):
+        _write_shard(path, out / path.name, job["dtype"], deltas, meter)
+    if (base / st.INDEX).exists():
+        _write_index(out, tensors)
+    return {
+        "merged": len(deltas),
+        "tensors": len(tensors),
+        "bytes": sum((out / p.name).stat().st_size for p in st.shards(base)),
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory": wt.peak_memory(),
+    }
+
+
+def _deltas(adapter: Path, base: Mapping[str, st.Tensor]) -> dict[str, Delta]:
+    """The factors of every weight that changes. They stay in memory: a few per cent of the model."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise Failed(f"`{adapter}/adapter_config.json` can't be read: {error}") from error
+    factor = lora.scaling(config)
+    found = lora.pairs(st.read_folder(adapter), base)
+    deltas: dict[str, Delta] = {}
+    with wt.Files() as files:
+        files.open(t for pair in found.values() for t in (pair.a, pair.b))
+        for name, pair in found.items():
+            a, b = files.floats(pair.a), files.floats(pair.b)
+            wt.finite(a, pair.a.name)
+            wt.finite(b, pair.b.name)
+            deltas[name] = (b.astype(np.float64) * factor, a.astype(np.float64))
+    return deltas
+
+
+def _write_shard(path: Path, target: Path, dtype: str, deltas: Mapping[str, Delta], meter: wt.Meter) -> None:
+    """Write one file of weights, in the order of the base's file."""
+    tensors = list(st.read_header(path).values())
+    if target.exists():
+        meter.add(sum(t.size for t in tensors))
+        return
+    kinds = {t.name: "BF16" if dtype == "bf16" and t.dtype in _FLOATS else t.dtype for t in tensors}
+    part = target.with_name(target.name + ".part")
+    with wt.Files() as files, part.open("wb") as out:
+        files.open(tensors)
+        out.write(st.header_bytes(((t.name, kinds[t.name], t.shape) for t in tensors), {"format": "pt"}))
+
+        def block(item: wt.Block) -> tuple[int, bytes | bytearray | memoryview]:
+            tensor, start, stop = item
+            size = (stop - start) * tensor.row_size
+            if tensor.name not in deltas and kinds[tensor.name] == tensor.dtype:
+                return size, files.raw(tensor, start, stop)
+            values = files.floats(tensor, start, stop)
+            if tensor.name in deltas:
+                b, a = deltas[tensor.name]
+                values += (b[start:stop] @ a).astype(np.float32)
+            wt.finite(values, tensor.name)
+            result = wt.cast(values, kinds[tensor.name])
+            if kinds[tensor.name] == "F16":
+                wt.finite(result, tensor.name, "float16")
+            return size, memoryview(result.data).cast("B")
+
+        for size, data in wt.in_order(block, (b for t in tensors for b in wt.blocks(t)), wt.threads()):
+            out.write(data)
+            meter.add(size)
+        out.flush()
+        os.fsync(out.fileno())
+    part.chmod(0o644)
+    part.replace(target)
+
+
+def _link_others(base: Path, out: Path, dtype: str) -> None:
+    """Link what is no weight beside the result; in `config.json` only the type of the weights may change."""
+    for path in sorted(p for p in base.rglob("*") if p.is_file()):
+        target = out / path.relative_to(base)
+        if path.suffix in (".safetensors", ".gguf") or path.name == st.INDEX:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        config = json.loads(path.read_bytes()) if target == out / "config.json" and dtype else {}
+        if config and config.get("dtype", config.get("torch_dtype")) != "bfloat16":
+            config.pop("torch_dtype", None)
+            target.write_text(json.dumps({**config, "dtype": "bfloat16"}, indent=2, sort_keys=True) + "\n")
+        else:
+            link_or_copy(path, target)
+
+
+def _write_index(out: Path, base: Mapping[str, st.Tensor]) -> None:
+    """The list of the shards: names as in the base, sizes as written."""
+    shards = sorted({out / t.path.name for t in base.values()})
+    index = {
+        "metadata": {"total_size": sum(t.size for path in shards for t in st.read_header(path).values())},
+        "weight_map": {name: base[name].path.name for name in sorted(base)},
+    }
+    (out / st.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(work)
