@@ -127,10 +127,16 @@ def facts_of(spec: Spec, service: Artifact) -> sk.LinkFacts:
         raise HybError(f"service `{spec.service}`: its port {problem}", hint="make the service again with a port")
     return sk.LinkFacts(
         namespace=spec.namespace, apps_domain=spec.apps_domain, route_domain=spec.route_domain,
+        target_host=_reached_at(str(service.meta.get("host") or "127.0.0.1")),
         port=spec.port or int(service.meta["port"]), target_port=int(service.meta["port"]),
         routing_key=spec.routing_key, host=spec.host, name=spec.name, site=spec.site, private_site=spec.private_site,
         private_namespace=spec.private_namespace, router_access=spec.router_access, cost=spec.cost,
     )  # fmt: skip
+
+
+def _reached_at(listens: str) -> str:
+    """The address to dial for a server that listens at `listens`: "every address" is none to dial."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listens, listens)
 
 
 def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from hyb import stages
@@ -114,6 +115,16 @@ def test_the_same_spec_gives_the_same_digest_on_another_path(tmp_path: Path) -> 
 def test_the_port_is_the_services_when_none_is_given(tmp_path: Path) -> None:
     _, made = make(tmp_path)
     assert made.meta["port"] == 8001
+
+
+@pytest.mark.parametrize(
+    ("listens", "dialled"), [("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("", "127.0.0.1")]
+)
+def test_the_connector_dials_where_the_service_listens(tmp_path: Path, listens: str, dialled: str) -> None:
+    store = Store(tmp_path / "s")
+    made = link.run(link.Spec(**GOOD), {"service": service(store, host=listens)}, Context(store, tmp_path))
+    connector = yaml.safe_load(store.read(made.file("private/Connector-llm.yaml").blob.digest))
+    assert connector["spec"]["host"] == dialled
 
 
 @pytest.mark.parametrize("port", [None, "8000", 0, 70000])
