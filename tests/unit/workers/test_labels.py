@@ -1,0 +1,183 @@
+"""Which tokens carry loss, token by token. The tokenizers are real ones, trained on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.need import need
+from tests.tiny import chat_row, tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need("torch", "transformers")
+    root = tmp_path_factory.mktemp("models")
+    tiny_model(root / "chatml", "llama", pad_is_eos=True)
+    tiny_model(root / "r1", "qwen2", reasoning=True)
+    tiny_model(root / "bare", "qwen2", chat_template=False)
+    return root
+
+
+def encoder(folder: Path, name: str, think: str = "") -> Any:
+    from hyb.workers import labels, models
+
+    tokenizer = models.load_tokenizer(folder / name)
+    return labels.Encoder(tokenizer, [tokenizer.eos_token_id], think)
+
+
+def learned(encoder: Any, example: Any) -> str:
+    """The text of the tokens with a label."""
+    assert len(example.ids) == len(example.labels)
+    assert all(label in (-100, token) for token, label in zip(example.ids, example.labels, strict=True))
+    return str(encoder.tokenizer.decode([x for x in example.labels if x != -100]))
+
+
+def whole(encoder: Any, example: Any) -> str:
+    return str(encoder.tokenizer.decode(example.ids))
+
+
+def test_only_the_answer_and_its_end_of_turn_carry_loss_though_pad_is_that_token(folder: Path) -> None:
+    chatml = encoder(folder, "chatml")
+    (example,) = chatml.row(chat_row("How are you?", "I am fine.", system="Be short."))
+    assert learned(chatml, example) == "I am fine.<|im_end|>"
+    assert whole(chatml, example) == (
+        "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nHow are you?<|im_end|>\n"
+        "<|im_start|>assistant\nI am fine.<|im_end|>"
+    )
+    assert chatml.tokenizer.pad_token_id == chatml.tokenizer.eos_token_id == example.labels[-1]
+    first = next(i for i, label in enumerate(example.labels) if label != -100)
+    assert all(label == -100 for label in example.labels[:first])
+    assert all(label != -100 for label in example.labels[first:])
+
+
+def test_turns_of_one_conversation_share_a_sequence_and_an_untrained_turn_has_no_loss(folder: Path) -> None:
+    chatml = encoder(folder, "chatml")
+    row = chat_row("One?", "First.")
+    row["messages"] += [
+        {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second.", "train": False},
+        {"role": "user", "content": "Three?"}, {"role": "assistant", "content": "Third.", "train": True},
+    ]  # fmt: skip
+    (example,) = chatml.row(row)
+    assert learned(chatml, example) == "First.<|im_end|>Third.<|im_end|>"
+    rendered = chatml.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+    assert whole(chatml, example) == rendered.rstrip("\n")
+
+
+def test_an_r1_answer_is_trained_after_the_generation_prompt_with_its_reasoning(folder: Path) -> None:
+    r1 = encoder(folder, "r1")
+    row = chat_row("How are you?", "Fine.")
+    row["messages"][-1]["reasoning"] = "They greet me."
+    (example,) = r1.row(row)
+    assert learned(r1, example) == "They greet me.\n</think>\n\nFine.<｜end▁of▁sentence｜>"
+    begin = "<｜begin▁of▁sentence｜><｜User｜>How are you?<｜Assistant｜><think>\n"  # BOS once
+    assert whole(r1, example).startswith(begin + "They")
+
+
+def test_reasoning_written_into_the_answer_is_found(folder: Path) -> None:
+    r1 = encoder(folder, "r1")
+    (example,) = r1.row(chat_row("Hello?", "<think>\nShort.\n</think>\n\nHi."))
+    assert learned(r1, example) == "Short.\n</think>\n\nHi.<｜end▁of▁sentence｜>"
+
+
+def test_think_empty_closes_the_thought_at_once(folder: Path) -> None:
+    r1 = encoder(folder, "r1", "empty")
+    (example,) = r1.row(chat_row("Hello?", "<think>\nLong.\n</think>\n\nHi."))
+    assert learned(r1, example) == "\n</think>\n\nHi.<｜end▁of▁sentence｜>"
+    assert whole(r1, example).endswith("<think>\n\n</think>\n\nHi.<｜end▁of▁sentence｜>")
+
+
+def test_r1_turns_get_a_sequence_each_since_the_template_forgets_earlier_thoughts(folder: Path) -> None:
+    r1 = encoder(folder, "r1", "keep")
+    row = chat_row("One?", "<think>\nAlpha.\n</think>\n\nFirst.")
+    row["messages"] += [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second.", "train": True}]
+    one, two = r1.row(row)
+    assert learned(r1, one) == "Alpha.\n</think>\n\nFirst.<｜end▁of▁sentence｜>"
+    assert learned(r1, two) == "\n</think>\n\nSecond.<｜end▁of▁sentence｜>"
+    assert "Alpha" not in whole(r1, two)
+    assert "<｜Assistant｜>\n\nFirst.<｜end▁of▁sentence｜><｜User｜>Two?<｜Assistant｜><think>\n" in whole(r1, two)
+
+
+def test_answers_without_reasoning_are_refused_for_a_reasoning_model_all_at_once(folder: Path) -> None:
+    from hyb.workers import labels
+    from hyb.workers.protocol import Failed
+
+    rows = [chat_row("One?", "First.", row_id="a", line=1), chat_row("Two?", "Second.", row_id="b", line=7)]
+    with pytest.raises(Failed) as failure:
+        labels.encode(rows, encoder(folder, "r1"), max_length=100, long="error")
+    assert "think: empty" in failure.value.fields["hint"]
+    assert [line.split(":")[:2] for line in failure.value.fields["details"]] == [
+        ["facts.jsonl", "1 (a)"], ["facts.jsonl", "7 (b)"],
+    ]  # fmt: skip
+
+
+def test_reasoning_that_a_plain_template_would_lose_is_refused(folder: Path) -> None:
+    row = chat_row("One?", "First.")
+    row["messages"][-1]["reasoning"] = "Because."
+    with pytest.raises(ValueError, match="no place for it"):
+        encoder(folder, "chatml").row(row)
+    kept, dropped = encoder(folder, "chatml", "keep"), encoder(folder, "chatml", "empty")
+    assert learned(kept, kept.row(row)[0]) == "<think>\nBecause.\n</think>\n\nFirst.<|im_end|>"
+    assert learned(dropped, dropped.row(row)[0]) == "First.<|im_end|>"
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(folder: Path) -> None:
+    from hyb.workers.protocol import Failed
+
+    with pytest.raises(Failed, match="no chat template") as failure:
+        encoder(folder, "bare")
+    assert "instruct" in failure.value.fields["hint"]
+
+
+def test_rows_over_the_limit_are_named_together_or_skipped_or_cut(folder: Path) -> None:
+    from hyb.workers import labels
+    from hyb.workers.protocol import Failed
+
+    chatml = encoder(folder, "chatml")
+    rows = [
+        chat_row("Short?", "Yes.", row_id="a", line=1),
+        chat_row("Long?", "no " * 60, row_id="b", line=2),
+        chat_row("why " * 90, "Yes.", row_id="c", line=3),
+    ]
+    with pytest.raises(Failed, match=r"2 row\(s\) are longer than `max_length: 64` tokens") as failure:
+        labels.encode(rows, chatml, max_length=64, long="error")
+    assert [d.split(":")[1] for d in failure.value.fields["details"]] == ["2 (b)", "3 (c)"]
+    skipped = labels.encode(rows, chatml, max_length=64, long="skip")
+    assert (len(skipped.examples), len(skipped.skipped)) == (1, 2)
+    cut = labels.encode(rows, chatml, max_length=64, long="truncate")
+    assert [len(e.ids) for e in cut.examples] == [len(skipped.examples[0].ids), 64]
+    assert len(cut.truncated) == 1
+    assert len(cut.skipped) == 1  # nothing of the third row's answer would be left to learn
+    with pytest.raises(Failed, match="no row is left"):
+        labels.encode(rows[1:], chatml, max_length=64, long="skip")
+
+
+def test_a_row_that_the_template_refuses_is_named(folder: Path) -> None:
+    from hyb.workers import labels
+    from hyb.workers.protocol import Failed
+
+    picky = encoder(folder, "chatml")
+    picky.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+        "{{ m['content'] }}{% endfor %}"
+    )
+    row = chat_row("Short?", "Yes.", row_id="a")
+    row["messages"].insert(1, {"role": "tool", "content": "42"})
+    with pytest.raises(Failed) as failure:
+        labels.encode([row], picky, max_length=64, long="error")
+    assert "facts.jsonl:1 (a): the chat template does not take it: no tools here" in failure.value.fields["details"]
+
+
+def test_a_space_that_the_template_puts_before_answers_is_part_of_what_is_learnt(folder: Path) -> None:
+    from hyb.workers import labels, models
+
+    tokenizer = models.load_tokenizer(folder / "chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+        "{% else %} {{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+    )
+    mistral = labels.Encoder(tokenizer, [tokenizer.eos_token_id])
+    (example,) = mistral.row(chat_row("Hello?", "Hi."))
+    assert learned(mistral, example) == " Hi.<|im_end|>"
