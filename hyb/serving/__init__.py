@@ -1,6 +1,7 @@
 """Live serving: a model of the store behind an OpenAI-compatible port of this machine.
 
-    service.py   what runs: the `Service`, its files in hyb's data folder, process identity (a recycled pid is never taken)
+    service.py   what runs: the `Service`, its files in hyb's data folder, the identity of its process
+    port.py      where it may listen, and who has a port that is taken
     keys.py      the API key, minted once a name
     choice.py    which engine serves an artifact, and why (pure)
     manager.py   start, wait, ps, stop

@@ -49,18 +49,23 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespa
 
 
 def find(folder: Path) -> tuple[str, Path]:
-    """(engine, what to give it) for the model somewhere below a folder. Raises Unable.
+    """(engine, what to give it) for the model somewhere below a folder. Raises UnableError.
 
     A file is a GGUF by its first bytes: where an OCI artifact is mounted, files are called by their digest.
     """
     if not folder.is_dir():
-        raise child.Unable(f"`{folder}` is no folder: mount the model there")
+        raise child.UnableError(f"`{folder}` is no folder: mount the model there")
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
     gguf = [p for p in files if _starts_with(p, MAGIC)]
     configs = [p.parent for p in files if p.name == "config.json" and any(p.parent.glob("*.safetensors"))]
     if len(gguf) + len(configs) != 1:
-        raise child.Unable(f"`{folder}` holds {len(gguf) + len(configs)} models; one can be served")
+        raise child.UnableError(f"`{folder}` holds {len(gguf) + len(configs)} models; one can be served")
     return (LLAMA, gguf[0].resolve()) if gguf else (TRANSFORMERS, configs[0].resolve())
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(magic)) == magic
 
 
 def job(given: argparse.Namespace, engine: str, model: Path, ready: Path) -> child.Job:
@@ -78,11 +83,11 @@ def job(given: argparse.Namespace, engine: str, model: Path, ready: Path) -> chi
 
 
 def run(given: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises Unable."""
+    """Serve until SIGTERM or SIGINT; the exit status. Raises UnableError."""
     child.read_key(given.key_file)
     engine, model = find(given.models)
     if given.unix_socket and (engine != LLAMA or not given.unix_socket.endswith(".sock")):
-        raise child.Unable("a unix socket needs a GGUF and a path that ends in `.sock`")
+        raise child.UnableError("a unix socket needs a GGUF and a path that ends in `.sock`")
     with tempfile.TemporaryDirectory(prefix="hyb-") as folder:
         path = Path(folder, "job.json")
         job(given, engine, model, Path(folder, "ready.json")).write(path)
@@ -122,7 +127,7 @@ def main() -> int:
         return 0 if client.health("127.0.0.1", given.port) == 200 else 1
     try:
         return run(given)
-    except child.Unable as error:
+    except child.UnableError as error:
         return child.give_up(error)
 
 

@@ -46,12 +46,12 @@ class Job:
         fs.write_atomic(path, json.dumps(asdict(self), indent=1).encode(), mode=0o600)
 
 
-class Unable(Exception):
+class UnableError(Exception):
     """The engine can't serve this: its text is the last line of the log."""
 
 
 def main(argv: list[str]) -> tuple[Job, str]:
-    """The job named on the command line and its API key, with the leash tied. Raises Unable."""
+    """The job named on the command line and its API key, with the leash tied. Raises UnableError."""
     job = Job(**json.loads(Path(argv[1]).read_bytes()))
     os.chdir("/")
     if job.leash:
@@ -60,13 +60,13 @@ def main(argv: list[str]) -> tuple[Job, str]:
 
 
 def read_key(path: Path) -> str:
-    """The API key in a file. Raises Unable when there is none: nothing is served without one."""
+    """The API key in a file. Raises UnableError when there is none: nothing is served without one."""
     try:
         key = path.read_text().strip()
     except OSError as error:
-        raise Unable(f"the API key `{path}` can't be read: {os.strerror(error.errno or 0).lower()}") from error
+        raise UnableError(f"the API key `{path}` can't be read: {os.strerror(error.errno or 0).lower()}") from error
     if len(key) < 16 or not key.isascii() or any(c.isspace() for c in key):
-        raise Unable(f"`{path}` holds no API key: at least 16 letters, digits or signs in one word are needed")
+        raise UnableError(f"`{path}` holds no API key: at least 16 letters, digits or signs in one word are needed")
     return key
 
 

@@ -47,7 +47,7 @@ def choose(
     model = lookup(artifact.needs[0]) if adapter and artifact.needs else artifact
     if model.kind != "model":
         raise HybError(
-            f"`{short(given.digest)}` is a {given.kind}; what can be served is a model, an adapter or an image of a model",
+            f"`{short(given.digest)}` is a {given.kind}; a model, an adapter or an image of a model can be served",
             hint="`hyb ls` shows the kind of each",
         )
     best, why = _best(model, adapter)

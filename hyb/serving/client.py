@@ -1,4 +1,4 @@
-"""A question to an OpenAI-compatible server, with the standard library alone. Proxies of the environment are not used."""
+"""A question to an OpenAI-compatible server, with the standard library alone; proxies are not used."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class _Server(uvicorn.Server):
 
 
 def bind(job: child.Job) -> socket.socket:
-    """The job's port, taken but not listening yet. Raises Unable."""
+    """The job's port, taken but not listening yet. Raises UnableError."""
     family = socket.AF_INET6 if ":" in job.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -199,7 +199,7 @@ def bind(job: child.Job) -> socket.socket:
         listener.bind((job.host, job.port))
     except OSError as error:
         listener.close()
-        raise child.Unable(f"can't listen on {job.host} port {job.port}: {error.strerror}") from error
+        raise child.UnableError(f"can't listen on {job.host} port {job.port}: {error.strerror}") from error
     return listener
 
 
@@ -211,7 +211,7 @@ def main(argv: list[str]) -> int:
         from hyb.serving.hf_model import Model
 
         engine = Engine(job.name, Model(job))
-    except child.Unable as error:
+    except child.UnableError as error:
         return child.give_up(error)
     config = uvicorn.Config(
         app(engine, key),

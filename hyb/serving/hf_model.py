@@ -42,18 +42,18 @@ class Model:
     """A causal language model with its tokenizer. `answer` is for one thread at a time; `prompt` for any."""
 
     def __init__(self, job: child.Job) -> None:
-        """Load it, with its adapter. Raises Unable."""
+        """Load it, with its adapter. Raises UnableError."""
         try:
             self.tokenizer = models.load_tokenizer(job.model)
             if not self.tokenizer.chat_template:
-                raise child.Unable(f"the tokenizer of `{job.model}` has no chat template: it can't answer chats")
+                raise child.UnableError(f"the tokenizer of `{job.model}` has no chat template: it can't answer chats")
             model = models.load_causal_lm(job.model)
             if job.adapter:
                 model = models.attach_adapter(model, job.adapter)
                 if model.dtype == torch.float32:  # exact enough there, and twice as fast as beside the weights
                     model = model.merge_and_unload()
         except Failed as error:
-            raise child.Unable(str(error)) from error
+            raise child.UnableError(str(error)) from error
         self.model, self.context = model, job.context
         self.stops = models.stop_ids(model, self.tokenizer)
         self._lock = threading.Lock()  # a fast tokenizer must not be used by two threads at once
@@ -70,11 +70,11 @@ class Model:
             raise ApiError(
                 400, f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        room = self.context - len(ids)
-        if room < (request.max_tokens or 1):
+        wanted = request.max_tokens or 1
+        if len(ids) + wanted > self.context:
             raise ApiError(
                 400,
-                f"the prompt has {len(ids)} tokens and {request.max_tokens or 1} are asked for; the context is {self.context}",
+                f"the prompt has {len(ids)} tokens and {wanted} are asked for; the context is {self.context}",
                 param="messages",
                 code="context_length_exceeded",
             )

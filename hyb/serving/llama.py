@@ -37,14 +37,15 @@ def parameters(job: child.Job, key: str) -> Any:
 
 
 def serve(job: child.Job, key: str) -> Any:
-    """Load the model and open the port. The server lives as long as what is returned. Raises Unable."""
+    """Load the model and open the port. The server lives as long as what is returned. Raises UnableError."""
     import xllamacpp
 
     try:
         server = xllamacpp.Server(parameters(job, key))
     except RuntimeError as error:  # it has said why on stderr
-        raise child.Unable(f"llama.cpp can't serve `{job.model}`") from error
-    child.announce(job, int(server.listening_address.rpartition(":")[2]))
+        raise child.UnableError(f"llama.cpp can't serve `{job.model}`") from error
+    port = server.listening_address.rpartition(":")[2]
+    child.announce(job, int(port) if port.isdigit() else 0)  # a unix socket has none
     return server
 
 
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     try:
         job, key = child.main(argv)
         server = serve(job, key)
-    except child.Unable as error:
+    except child.UnableError as error:
         return child.give_up(error)
     threading.Event().wait()  # SIGTERM has its default effect: it ends the process at once
     del server

@@ -77,6 +77,8 @@ def start(
         except BaseException:  # ^C, too: nothing is left behind, and the cause goes on up
             _end(found, GRACE)
             service.forget(run, name)
+            if found.leash is not None:
+                os.close(found.leash)
             raise
 
 

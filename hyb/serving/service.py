@@ -91,7 +91,7 @@ def read(run: Path, name: str) -> Service | None:
         state = json.loads((run / f"{name}.json").read_bytes())
         known = {f.name for f in fields(Service)} - {"leash"}
         service = Service(**{k: v for k, v in state.items() if k in known})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return replace(service, port=int(json.loads((run / f"{name}.ready.json").read_bytes())["port"]), ready=True)

@@ -1,0 +1,142 @@
+"""The serve stage: what it takes, what it writes, whom it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from hyb.errors import HybError
+from hyb.formats import modelpack
+from hyb.stages import pack, serve
+from hyb.stages.base import Context
+from hyb.store import Artifact, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def a_model(store: Store, name: str = "model.gguf", **meta: Any) -> Artifact:
+    files = [modelpack.file(name, store.add_bytes(b"GGUF" + b"w" * 5000))]
+    facts = {"format": "gguf", "name": "Tiny Bot", "context": 2048, **meta}
+    return store.add_artifact("model", files, meta=facts, config=modelpack.config(files))
+
+
+def an_image(store: Store, model: Artifact) -> Artifact:
+    spec = pack.Spec(model="gguf", name="lab/bot")
+    return pack.run(spec, {"gguf": model}, Context(store, store.work("sha256:" + "0" * 64)))
+
+
+def served(store: Store, given: Artifact, name: str = "image", **fields: Any) -> Artifact:
+    spec = serve.Spec.model_validate({"image": name, "name": "bot", **fields})
+    return serve.run(spec, {name: given}, Context(store, store.root))
+
+
+def text(store: Store, artifact: Artifact, path: str) -> str:
+    return store.read(artifact.file(path).blob.digest).decode()
+
+
+def test_an_image_becomes_units_for_both_targets(store: Store) -> None:
+    image = an_image(store, model := a_model(store))
+    service = served(store, image)
+    assert service.kind == "service"
+    assert [f.path for f in service.files] == ["APPLY.md", "kubernetes/bot.yaml", "quadlet/bot.container"]
+    assert service.needs == (image.digest,)
+    assert dict(service.meta) == {
+        "name": "bot", "port": 8000, "host": "127.0.0.1", "model_name": "bot", "model": model.digest,
+        "secret": "bot-api-key", "targets": ["quadlet", "kubernetes"],
+    }  # fmt: skip
+    unit = text(store, service, "quadlet/bot.container")
+    assert f"source=localhost/lab/bot@{image.digest}," in unit
+    assert "HYB_CONTEXT=2048" in unit, "no more context than the model was made for"
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("quadlet", ["quadlet"]), ("both", ["quadlet", "kubernetes"]), (["kubernetes", "kubernetes"], ["kubernetes"])],
+)
+def test_only_the_targets_that_were_asked_for_are_written(store: Store, target: Any, expected: list[str]) -> None:
+    service = served(store, an_image(store, a_model(store)), target=target)
+    assert service.meta["targets"] == expected
+    assert {f.path.partition("/")[0] for f in service.files} == {"APPLY.md", *expected}
+    how = text(store, service, "APPLY.md")
+    assert ("systemctl" in how) == ("quadlet" in expected) and ("kubectl" in how) == ("kubernetes" in expected)
+
+
+def test_the_same_input_gives_the_same_digest_in_another_store(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other päth")
+    assert (
+        served(store, an_image(store, a_model(store))).digest == served(other, an_image(other, a_model(other))).digest
+    )
+
+
+def test_a_runnable_image_needs_no_second_one(store: Store) -> None:
+    image = an_image(store, a_model(store))
+    ready = Artifact(image.digest, "image", meta={**image.meta, "runnable": True}, needs=image.needs)
+    unit = serve.describe(serve.Spec(image="image", name="bot"), ready, store)
+    assert (unit.runtime_image, unit.model_image) == (f"localhost/lab/bot@{image.digest}", "")
+
+
+def test_a_model_in_a_registry_is_mounted_as_an_artifact(store: Store) -> None:
+    model = a_model(store)
+    service = served(store, model, model_image="registry.example.com/lab/bot:v1")
+    mount = f"type=artifact,source=registry.example.com/lab/bot@{model.digest},destination=/models"
+    assert mount in text(store, service, "quadlet/bot.container")
+    assert "Podman 5.5" in text(store, service, "APPLY.md")
+    deployment = list(yaml.safe_load_all(text(store, service, "kubernetes/bot.yaml")))[2]
+    volume = deployment["spec"]["template"]["spec"]["volumes"][0]
+    assert volume["image"]["reference"] == f"registry.example.com/lab/bot@{model.digest}"
+
+
+def test_a_model_in_no_registry_is_refused(store: Store) -> None:
+    with pytest.raises(HybError, match="no container can mount it") as caught:
+        served(store, a_model(store))
+    assert "pack" in caught.value.hint
+
+
+def test_a_runtime_for_gguf_is_not_given_safetensors(store: Store) -> None:
+    model = a_model(store, "model.safetensors", format="safetensors")
+    with pytest.raises(HybError, match="serves GGUF") as caught:
+        served(store, an_image(store, model))
+    assert "format: gguf" in caught.value.hint
+    assert served(store, an_image(store, model), runtime_image="localhost/torch:1").kind == "service"
+
+
+def test_the_memory_limit_covers_model_and_cache() -> None:
+    spec = serve.Spec(image="image", context=4096, parallel=4)
+    assert serve.estimate(spec, 1 << 30) >= (1 << 30) + 4 * 4096 * serve.BYTES_A_TOKEN
+    assert serve.estimate(spec, 1 << 30) % serve.STEP == 0
+    assert serve.estimate(serve.Spec(image="image", memory=700), 1 << 30) == 700 << 20
+
+
+def test_the_plan_says_what_will_be_opened() -> None:
+    plan = serve.plan(serve.Spec(image="r/image", port=9000), {"r/image": None})
+    assert plan.makes == "service `image`: quadlet, kubernetes"
+    assert plan.opens == ("when applied: 127.0.0.1 port 9000",)
+
+
+def test_a_stage_name_that_is_no_dns_label_needs_another_name() -> None:
+    with pytest.raises(HybError, match="DNS label") as caught:
+        serve.plan(serve.Spec(image="My_image"), {})
+    assert caught.value.hint == "set `name:`"
+
+
+def test_all_mistakes_of_a_spec_are_found() -> None:
+    wrong = {
+        "image": "image", "port": 70000, "name": "My Bot", "host": "0.0.0.0", "runtime_image": "bot", "parallel": 0,
+        "target": [], "kata": True,
+    }  # fmt: skip
+    with pytest.raises(ValidationError) as caught:
+        serve.Spec.model_validate(wrong)
+    assert {e["loc"][0] for e in caught.value.errors()} == set(wrong) - {"image"}
+
+
+@pytest.mark.parametrize("value", [0, -1, 65536, "http", 80.5])
+def test_a_port_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        serve.Spec.model_validate({"image": "image", "port": value})
