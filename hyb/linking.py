@@ -60,8 +60,9 @@ def materialise(
     if artifact.kind != "link":
         raise HybError(f"`{artifact.digest}` is a {artifact.kind}, not a link", hint="give the name of a link stage")
     now = now or datetime.now(UTC)
-    out = Path(os.path.realpath(out))
-    _check_target(out)
+    place = out.resolve()
+    with fs.explained(f"can't read `{out}`"):
+        _check_target(place, out)
     meta = artifact.meta
     folder = credentials.link_folder(environ, meta["credentials"])
     order = credentials.Order(meta["credentials"], tuple(meta["hosts"]), meta["days"], meta["ca_days"], meta["client"])
@@ -75,7 +76,7 @@ def materialise(
     if mistakes := check_documents(*(_parsed(files, side) for side in skupper_check.SIDES), now=now):
         raise HybError("the link's documents would not work", details=mistakes, code=Exit.CHECK)
     with fs.explained(f"can't write `{out}`"):
-        _publish(out, files)
+        _publish(place, out, files)
     return [out / path for path in sorted(files)]
 
 
@@ -146,13 +147,13 @@ def _tls_data(documents: Sequence[sk.Document], kind: str) -> dict[str, bytes]:
 # -- the folder ----------------------------------------------------------------------------------------------------
 
 
-def _check_target(out: Path) -> None:
-    """Raises HybError when `out` is not free, not empty and not as hyb left it."""
+def _check_target(out: Path, shown: Path) -> None:
+    """Raises HybError when `out` (as the user wrote it: `shown`) is not free, not empty and not as hyb left it."""
     if not out.exists():
         return
     hint = "give another folder, or move this one away; nothing was changed"
     if not out.is_dir():
-        raise HybError(f"`{out}` is a file", hint=hint)
+        raise HybError(f"`{shown}` is a file", hint=hint)
     present = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
     if not present and not any(out.iterdir()):
         return
@@ -162,15 +163,15 @@ def _check_target(out: Path) -> None:
         if marker["hyb-link"] != _FORMAT or not isinstance(written, dict):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        raise HybError(f"`{out}` is not empty and was not written by hyb", hint=hint) from None
+        raise HybError(f"`{shown}` is not empty and was not written by hyb", hint=hint) from None
     changed = [f"`{p}` was added" for p in sorted(present - {MARKER, *written})]
     changed += [f"`{p}` was taken away" for p in sorted(set(written) - present)]
     changed += [f"`{p}` was edited" for p in sorted(present & set(written)) if dg.of_file(out / p)[0] != written[p]]
     if changed:
-        raise HybError(f"`{out}` was edited since hyb wrote it", details=changed, hint=hint)
+        raise HybError(f"`{shown}` was edited since hyb wrote it", details=changed, hint=hint)
 
 
-def _publish(out: Path, files: Mapping[str, bytes]) -> None:
+def _publish(out: Path, shown: Path, files: Mapping[str, bytes]) -> None:
     """Make `out` hold exactly `files`, in one rename; an equal folder only has its modes set right."""
     digests = {path: dg.of_bytes(data) for path, data in files.items()}
     marker = json.dumps({"hyb-link": _FORMAT, "files": digests}, sort_keys=True, indent=1).encode()
@@ -179,7 +180,7 @@ def _publish(out: Path, files: Mapping[str, bytes]) -> None:
         for suffix in (_TEMPORARY, _OLD):  # of a process that was killed: they hold keys
             for left in out.parent.glob(f".{glob.escape(out.name)}.*.{suffix}"):
                 shutil.rmtree(left)
-        _check_target(out)  # again, now that nobody else of us writes here
+        _check_target(out, shown)  # again, now that nobody else of us writes here
         if out.is_dir() and (out / MARKER).is_file() and (out / MARKER).read_bytes() == marker:
             _set_modes(out)
             return

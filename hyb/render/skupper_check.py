@@ -17,6 +17,7 @@ from hyb.render import skupper as sk
 
 SIDES = ("private", "openshift")
 KEYS = ("ca.crt", "tls.crt", "tls.key")
+OWN = "skupper-"
 CONTROLLED = "internal.skupper.io/controlled"
 
 _COMMON = {"settings": dict, "tlsCredentials": str}
@@ -148,6 +149,8 @@ def _identity(side: str, document: sk.Document) -> Iterator[str]:
             yield f"metadata.name {problem}"
         if "namespace" in metadata and (problem := sk.label_problem(metadata["namespace"])):
             yield f"metadata.namespace {problem}"
+    if kind in ("RouterAccess", "Secret") and str(metadata.get("name")).startswith(OWN):
+        yield f"names that begin with `{OWN}` are Skupper's own: the controller may overwrite or delete it"
     annotations = metadata.get("annotations")
     if isinstance(annotations, Mapping) and CONTROLLED in annotations:
         yield f"annotation `{CONTROLLED}` lets the controller overwrite it; take it away"

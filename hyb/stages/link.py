@@ -66,6 +66,11 @@ class Spec(StageSpec):
     def _is_label(cls, text: str) -> str:
         return _good(text, sk.label_problem(text))
 
+    @field_validator("router_access")
+    @classmethod
+    def _is_not_skuppers(cls, text: str) -> str:
+        return _good(text, f"`{text}` is a name of Skupper's own" if text.startswith(skupper_check.OWN) else "")
+
     @field_validator("route_domain")
     @classmethod
     def _is_domain(cls, text: str) -> str:

@@ -260,7 +260,7 @@ def test_killed_anywhere_the_folder_is_whole_or_absent_and_the_next_call_ends_we
         shutil.copytree(place.out, before / "out")
     shutil.copytree(home, before / "home")
     points = 0
-    for number in range(1, 400):
+    for number in range(1 + again, 400, 3):  # every third: with renames and openings in turn, both are hit
         for made in (home, place.out):
             shutil.rmtree(made, ignore_errors=True)
         shutil.copytree(before / "home", home)
@@ -276,7 +276,7 @@ def test_killed_anywhere_the_folder_is_whole_or_absent_and_the_next_call_ends_we
         assert sorted(p.name for p in place.root.iterdir()) == ["before", "home", "store", "öut put"]
         folder = home / ".local/share/hyb/credentials/link/link-public.chat"
         assert sorted(p.name for p in folder.iterdir()) == [".lock", "ca.pem", "client.pem", "server.pem"]
-    assert points > 40, "the child was to be killed at many points"
+    assert points > 15, "the child was to be killed at many points"
 
 
 def test_the_check_of_a_folder_reports_every_kind_of_mistake_at_once(place: Place) -> None:

@@ -261,6 +261,8 @@ SILENT: dict[str, tuple[Callable[[Docs, Docs], None], str]] = {
     "a Secret with plain PEM in data": (_data(P, "tls.crt", "-----BEGIN CERTIFICATE-----"), "is not base64"),
     "a Secret with something else": (_data(P, "tls.crt", base64.b64encode(b"der").decode()), "is not PEM"),
     "the controlled annotation": (_meta(C, "Secret", annotations=CONTROLLED), "lets the controller overwrite it"),
+    "a Secret with the name of Skupper's CA": (_meta(C, "Secret", name="skupper-site-ca"), "are Skupper's own"),
+    "the RouterAccess that linkAccess makes": (_meta(C, "RouterAccess", name="skupper-router"), "are Skupper's own"),
     "a host label that is too long": (_meta(C, "RouterAccess", name="r" * 60), "63 are the most"),
     "a namespace with a capital": (_meta(C, "Site", namespace="Chat"), "metadata.namespace `Chat` is no RFC"),
     "a namespace with an underscore": (_meta(C, "Site", namespace="chat_1"), "is no RFC 1123 label"),

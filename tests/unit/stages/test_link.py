@@ -69,6 +69,7 @@ def test_the_stage_is_found_by_its_name_and_refers_to_a_service() -> None:
         ({"host": "hyb"}, "host", "Skupper makes itself"),
         ({"host": "skupper-router"}, "host", "Skupper makes itself"),
         ({"name": "link_public"}, "name", "is no RFC 1123 label"),
+        ({"router_access": "skupper-router"}, "router_access", "is a name of Skupper's own"),
         ({"site": "a.b"}, "site", "is no RFC 1123 label"),
         ({"private_namespace": "X"}, "private_namespace", "is no RFC 1123 label"),
         ({"routing_key": "a b"}, "routing_key", "is no routing key"),
