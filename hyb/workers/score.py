@@ -1,0 +1,252 @@
+"""Ask a model questions and write down what it says: greedy, batched, deterministic.
+
+One job has several passes (the base, the base with its adapter, a merged model, a GGUF file) over the same questions.
+Passes that share a base share its load: the adapter is switched off for one and on for the other.
+
+A prompt is the chat template's text up to its generation prompt, tokenized as it stands: the template writes BOS
+itself. Batches are padded on the left and masked by position, never by the pad id (pad is eos in some models). The
+model's own sampling settings are put aside; only its stop tokens are kept.
+
+NF4 on the CPU is evaluated on its dequantized values, where memory allows: the same weights, unpacked once and not at
+each token. GGUF goes through llama.cpp inside this process, one question after the other.
+
+Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize}], `questions` (JSON lines with `messages`),
+`out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`, `batch`, `seed`, `device`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hyb.workers import protocol
+from hyb.workers.protocol import Failed
+
+_PLAIN = ("role", "content")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said to question `index`. `thinking`: the prompt had opened `<think>`. `ended`: by a stop token."""
+
+    index: int
+    text: str
+    thinking: bool
+    tokens: int
+    ended: bool
+
+
+class Speaker(Protocol):
+    """A model that answers."""
+
+    def answers(self, questions: list[list[dict[str, str]]]) -> Iterator[Said]:
+        """One `Said` for each question, in any order."""
+        ...
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Run all passes. Returns tokens and seconds of each pass and the device."""
+    lines = Path(job["questions"]).read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    questions = [[{k: m[k] for k in _PLAIN} for m in row["messages"]] for row in rows]
+    total = len(questions) * len(job["passes"])
+    loader = _Loader(job)
+    measured: dict[str, Any] = {}
+    done = 0
+    with Path(job["out"]).open("w", encoding="utf-8") as out:
+        for part in job["passes"]:
+            protocol.progress(f"asking {part['name']}", done, total, "question", "loading the model")
+            speaker = loader.speaker(part, questions)
+            begun, tokens = time.monotonic(), 0
+            for said in speaker.answers(questions):
+                done, tokens = done + 1, tokens + said.tokens
+                rate = tokens / max(time.monotonic() - begun, 1e-9)
+                protocol.progress(f"asking {part['name']}", done, total, "question", f"{rate:.0f} tok/s")
+                out.write(json.dumps({"pass": part["name"], **vars(said)}, ensure_ascii=False) + "\n")
+            seconds = time.monotonic() - begun
+            rate = round(tokens / max(seconds, 1e-9), 1)
+            measured[part["name"]] = {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": rate}
+    return {"passes": measured, "device": loader.device}
+
+
+class _Loader:
+    """Loads what a pass needs and keeps the last base for the next one."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self.job = job
+        self.device = "cpu"
+        self.loaded: tuple[Any, ...] = ()
+        self.torch: TorchSpeaker | None = None
+
+    def speaker(self, part: Mapping[str, Any], questions: list[list[dict[str, str]]]) -> Speaker:
+        """The model of one pass. Raises Failed."""
+        if part["format"] == "gguf":
+            return GgufSpeaker(part["model"], questions, int(self.job["max_tokens"]), part.get("context"))
+        wanted = (part["model"], part["quantize"])
+        if self.torch is None or self.loaded != wanted:
+            self.torch = None  # let go of the memory first
+            self.torch, self.loaded = TorchSpeaker(part["model"], part["quantize"], self.job), wanted
+            self.device = self.torch.device.type
+        self.torch.use(part["adapter"])
+        return self.torch
+
+
+class TorchSpeaker:
+    """A safetensors model through transformers, with an adapter on it or off."""
+
+    def __init__(self, folder: str, quantize: str, job: Mapping[str, Any]) -> None:
+        from hyb.workers import models
+
+        models.make_deterministic(int(job["seed"]))
+        self.batch, self.max_tokens = int(job["batch"]), int(job["max_tokens"])
+        self.device = models.pick_device(job["device"])
+        self.tokenizer = models.load_tokenizer(folder)
+        if not self.tokenizer.chat_template:
+            raise Failed(
+                f"the tokenizer of `{folder}` has no chat template, so a question can't be put",
+                hint="take an instruct model, or put a `chat_template.jinja` into the model folder",
+            )
+        self.model = models.load_causal_lm(folder, quantize=quantize, device=self.device)
+        if quantize == "nf4" and self.device.type == "cpu" and _fits(models, self.model):
+            self.model = self.model.dequantize()
+        self.stops = models.stop_ids(self.model, self.tokenizer)
+        self.context = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        self.adapter = ""
+        self.on = False
+
+    def use(self, adapter: str) -> None:
+        """Put this adapter on the model, or none."""
+        from hyb.workers import models
+
+        if adapter and self.adapter not in ("", adapter):
+            raise Failed("one job scores one adapter", code=5)
+        if adapter and not self.adapter:
+            self.model, self.adapter = models.attach_adapter(self.model, adapter), adapter
+        self.on = bool(adapter)
+
+    def answers(self, questions: list[list[dict[str, str]]]) -> Iterator[Said]:
+        """See Speaker. Raises Failed when questions are longer than the model's context."""
+        prompts = [self._prompt(q) for q in questions]
+        encoded = [self.tokenizer.encode(p, add_special_tokens=False) for p in prompts]
+        long = [f"question {i + 1}: {len(ids)} tokens" for i, ids in enumerate(encoded) if not self._room(ids)]
+        if long:
+            raise Failed(
+                f"{len(long)} question(s) leave no room in the model's context of {self.context} tokens", details=long
+            )
+        order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
+        for start in range(0, len(order), self.batch):
+            chosen = order[start : start + self.batch]
+            for index, ids in zip(chosen, self._generate([encoded[i] for i in chosen]), strict=True):
+                ended = bool(ids) and ids[-1] in self.stops
+                text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                yield Said(index, text, prompts[index].rstrip().endswith("<think>"), len(ids), ended)
+
+    def _room(self, ids: list[int]) -> bool:
+        return bool(ids) and len(ids) + self.max_tokens <= self.context
+
+    def _prompt(self, question: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return str(self.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True))
+        except (TemplateError, TypeError, KeyError) as error:
+            raise Failed(f"the chat template does not take a question of the data: {error}") from error
+
+    def _generate(self, batch: list[list[int]]) -> list[list[int]]:
+        """The new tokens of each prompt, up to and with its stop token."""
+        import contextlib
+
+        import torch
+        import transformers
+
+        width = max(map(len, batch))
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stops[0]
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in batch], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=self.device)
+        greedy = transformers.GenerationConfig(
+            do_sample=False, max_new_tokens=self.max_tokens, eos_token_id=self.stops, pad_token_id=pad
+        )
+        self.model.generation_config = greedy  # the model's own has a temperature and the like
+        off = self.model.disable_adapter() if self.adapter and not self.on else contextlib.nullcontext()
+        with torch.inference_mode(), off:
+            made = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+        return [_until(row[width:].tolist(), self.stops) for row in made]
+
+
+class GgufSpeaker:
+    """A GGUF file through llama.cpp. Its HTTP port is on loopback, any free one, closed to all by a random key."""
+
+    def __init__(self, path: str, questions: list[list[dict[str, str]]], max_tokens: int, context: int | None) -> None:
+        import os
+        import secrets
+
+        import xllamacpp
+
+        self.max_tokens = max_tokens
+        self.key = secrets.token_urlsafe(24)
+        params = xllamacpp.CommonParams()
+        params.model.path = path
+        params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [self.key]
+        params.ui, params.warmup, params.offline = False, False, True
+        params.n_parallel = 1  # rows of one batch are rounded otherwise than each alone
+        # a token is at least a byte of text; 1024 for what the template adds
+        longest = max(len(json.dumps(q, ensure_ascii=False).encode()) for q in questions)
+        params.n_ctx = min(longest + max_tokens + 1024, context or 1 << 20)
+        threads = len(os.sched_getaffinity(0))
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        try:
+            self.server = xllamacpp.Server(params)
+        except (RuntimeError, ValueError) as error:
+            raise Failed(f"llama.cpp can't load `{path}`: {error}") from error
+
+    def answers(self, questions: list[list[dict[str, str]]]) -> Iterator[Said]:
+        """See Speaker."""
+        thinking = self._prompt(questions[0]).rstrip().endswith("<think>")
+        for index, messages in enumerate(questions):
+            request = {
+                "messages": messages, "max_tokens": self.max_tokens, "temperature": 0, "top_k": 1, "seed": 0,
+                "cache_prompt": False, "reasoning_format": "none",
+            }  # fmt: skip
+            try:
+                reply = self.server.handle_chat_completions(request)
+            except (ValueError, RuntimeError) as error:
+                raise Failed(f"llama.cpp refused question {index + 1}: {error}") from error
+            if "choices" not in reply:
+                raise Failed(f"llama.cpp refused question {index + 1}: {reply.get('error', reply)}")
+            choice = reply["choices"][0]
+            text = choice["message"]["content"] or ""
+            yield Said(index, text, thinking, reply["usage"]["completion_tokens"], choice["finish_reason"] == "stop")
+
+    def _prompt(self, messages: list[dict[str, str]]) -> str:
+        """A conversation as the file's template writes it."""
+        import urllib.request
+
+        request = urllib.request.Request(
+            f"{self.server.listening_address}/apply-template",
+            json.dumps({"messages": messages}).encode(),
+            {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: past any proxy
+        with opener.open(request, timeout=30) as reply:
+            return str(json.load(reply)["prompt"])
+
+
+def _until(ids: list[int], stops: list[int]) -> list[int]:
+    """Up to and with the first stop token."""
+    for place, token in enumerate(ids):
+        if token in stops:
+            return ids[: place + 1]
+    return ids
+
+
+def _fits(models: Any, model: Any) -> bool:
+    """True when the weights as float32 take less than half of the free memory."""
+    return bool(4 * models.parameters(model) < models.free_memory(model.device) // 2)
+
+
+if __name__ == "__main__":
+    protocol.main(work)
