@@ -17,7 +17,21 @@ from hyb.hub.names import HF, OCI, SHORT, Local, PyPI, Source, parse
 from hyb.hub.types import Fetched, Place
 from hyb.progress import Say, silent
 
-__all__ = ["HF", "OCI", "SHORT", "Fetched", "Local", "Place", "PyPI", "fetch", "opens", "parse", "pin", "resolve"]
+__all__ = [
+    "HF",
+    "OCI",
+    "SHORT",
+    "Fetched",
+    "Local",
+    "Place",
+    "PyPI",
+    "Source",
+    "fetch",
+    "opens",
+    "parse",
+    "pin",
+    "resolve",
+]
 
 SIZES = {
     "hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B@main": 3_567_000_000,

@@ -69,10 +69,10 @@ def _span(shown: str, name: str, tensor: Any) -> tuple[int, int, str, int]:
     """(begin, end, name, values) of a tensor; its shape and type must fill its bytes."""
     try:
         begin, end = tensor["data_offsets"]
-        count, bits = 1, BITS[tensor["dtype"]]
-        for side in tensor["shape"]:
+        shape, count, bits = list(tensor["shape"]), 1, BITS[tensor["dtype"]]
+        whole = all(type(n) is int and n >= 0 for n in (begin, end, *shape)) and begin <= end
+        for side in shape if whole else ():
             count *= side
-        whole = isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end and count >= 0
     except (KeyError, TypeError, ValueError) as error:
         raise _no(shown, "safetensors", f"tensor `{name}` is not described as one") from error
     if not whole or count * bits != (end - begin) * 8:
