@@ -30,7 +30,7 @@ def pin(
     for name, field, kind, source in written(recipe):
         if kind == "path":
             pins[source] = _path(recipe, name, field, source)
-        elif source in locked and not update and not source.startswith("file:"):
+        elif source in locked and not update and not _on_disk(source):
             pins[source] = locked[source]
         elif source not in pins:
             try:
@@ -66,10 +66,9 @@ def _path(recipe: Recipe, name: str, field: str, source: str) -> str:
 def _model(recipe: Recipe, source: str, offline: bool, say: Say) -> str:
     from hyb import hub
 
-    full = hub.resolve(source)
-    if full.startswith("file:") and not full.startswith("file:/"):
-        # The lock holds no path of this machine: pin the absolute path, write down the relative one.
-        relative = full.removeprefix("file:")
-        pinned = hub.pin(f"file:{(recipe.folder / relative).absolute()}", offline=offline, say=say)
-        return f"file:{relative}#{pinned.rpartition('#')[2]}"
-    return hub.pin(full, offline=offline, say=say)
+    return hub.pin(source, offline=offline, say=say, folder=recipe.folder)
+
+
+def _on_disk(source: str) -> bool:
+    """True for a folder or layout of this machine: what is in it may change, so its pin is computed each time."""
+    return source.startswith("file:") or (source.startswith("oci:") and not source.startswith("oci://"))

@@ -81,11 +81,18 @@ def key_of(spec: StageSpec, pins: Mapping[str, str], inputs: Mapping[str, str]) 
     for field, marker in sources(type(spec)).items():
         value = values[field]
         if isinstance(value, str) and value:
-            # what matters is the content: of a pinned `file:` source, too, only the digest counts
-            pinned = pins[value]
-            values[field] = pinned.rpartition("#")[2] if marker.kind == "path" or pinned.startswith("file:") else pinned
+            values[field] = _content(pins[value]) if marker.kind == "model" else pins[value]
     revision = stages.load(spec.stage).REVISION
     return dg.of_json({"stage": spec.stage, "revision": revision, "spec": values})
+
+
+def _content(pinned: str) -> str:
+    """What of a pinned source counts for a key: of a folder or layout on disk only the digest, not the place."""
+    if pinned.startswith("file:"):
+        return pinned.rpartition("#")[2]
+    if pinned.startswith("oci:") and not pinned.startswith("oci://"):
+        return pinned.rpartition("@")[2]
+    return pinned
 
 
 def written_sources(spec: StageSpec) -> list[str]:

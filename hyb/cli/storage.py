@@ -34,7 +34,7 @@ def ls(
     for name, digest in store.tags().items():
         names.setdefault(digest, []).append(name)
     found = [a for a in store.artifacts() if everything or a.digest in names]
-    items = [
+    items: list[dict[str, Any]] = [
         {
             "names": sorted(names.get(a.digest, [])),
             "digest": a.digest,
@@ -72,7 +72,12 @@ def show(
         "needs": list(artifact.needs), "subject": artifact.subject, "referrers": referrers,
         "files": [{"path": f.path, "digest": f.blob.digest, "size": f.blob.size} for f in artifact.files],
     }  # fmt: skip
-    s.show(value, _show_text(value))
+    text = _show_text(value)
+    if artifact.kind == "report" and not s.json:
+        from hyb.cli.report import report_text
+
+        text = f"{text}\n\n{report_text(artifact, store)}"
+    s.show(value, text)
 
 
 @command
@@ -168,6 +173,7 @@ def _show_text(v: dict[str, Any]) -> str:
     lines += [f"needs    {d}" for d in v["needs"]]
     lines += [f"of       {v['subject']}"] if v["subject"] else []
     lines += [f"{r['kind']:<8} {r['digest']}" for r in v["referrers"]]
-    lines += [f"{k}: {x}" for k, x in v["meta"].items() if x not in (None, "", [], {})]
+    hidden = ("failed", "scores", "right") if v["kind"] == "report" else ()  # the report's own table has them
+    lines += [f"{k}: {x}" for k, x in v["meta"].items() if x not in (None, "", [], {}) and k not in hidden]
     rows = [(f["path"], size(f["size"]), f["digest"]) for f in v["files"]]
     return "\n".join(lines) + ("\n" + columns(rows, ("FILE", "SIZE", "DIGEST")) if rows else "")

@@ -14,12 +14,25 @@ from hyb.cli.commands import build
 from hyb.cli.session import COMMON
 
 NAMES = list(table())
-HEAVY = ("torch", "transformers", "huggingface_hub", "pydantic", "podman", "rich", "yaml", "numpy", "cryptography", "httpx")
+HEAVY = (
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "pydantic",
+    "podman",
+    "rich",
+    "yaml",
+    "numpy",
+    "cryptography",
+    "httpx",
+)
 
 
 def hyb(*arguments: str, store: Path | None = None) -> subprocess.CompletedProcess[str]:
     where = ["--store", str(store)] if store else []
-    return subprocess.run([sys.executable, "-m", "hyb", *arguments, *where], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "hyb", *arguments, *where], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,7 +127,9 @@ def test_a_mistake_has_its_code_and_words_for_people_and_programs(
     assert said in error["message"].lower() + error["hint"] or said in error["message"] + error["hint"]
 
 
-@pytest.mark.parametrize("arguments", [["ls"], ["log"], ["gc"], ["doctor"], ["version"], ["ps"], ["completion"], ["man"], ["verify"]])
+@pytest.mark.parametrize(
+    "arguments", [["ls"], ["log"], ["gc"], ["doctor"], ["version"], ["ps"], ["completion"], ["man"], ["verify"]]
+)
 def test_json_is_one_document_and_an_empty_store_is_left_alone(tmp_path: Path, arguments: list[str]) -> None:
     done = hyb(*arguments, "--json", store=tmp_path / "s")
     assert done.returncode == 0, done.stderr
@@ -131,6 +146,8 @@ def test_completion_knows_the_commands() -> None:
 
 
 def test_no_home_is_a_clear_error() -> None:
-    done = subprocess.run([sys.executable, "-m", "hyb", "ls"], env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "hyb", "ls"], env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 3
     assert "HOME" in done.stderr

@@ -6,8 +6,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,12 +29,6 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 def test_no_document_of_another_project_is_kept_here() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     assert not [f for f in listed if f.endswith("_crd.yaml")]
-
-
-@pytest.mark.parametrize("layer", ["hyb.cli", "hyb.run", "hyb.plan", "hyb.recipe", "hyb.stages", "hyb.store", "hyb.errors"])
-def test_the_layers_are_in_the_import_contract(layer: str) -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    assert layer in text.partition("[tool.importlinter]")[2]
 
 
 def test_imports_point_down() -> None:

@@ -48,7 +48,9 @@ def test_a_spec_needs_only_what_cannot_have_a_default_and_refuses_unknown_keys(n
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_plan_of_a_stage_is_pure_and_works_before_its_inputs_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_of_a_stage_is_pure_and_works_before_its_inputs_exist(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a plan opens nothing")
 

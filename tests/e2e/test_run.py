@@ -44,7 +44,11 @@ def lock(recipe: Path) -> bytes:
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:
-    return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file() and "locks" not in p.parts}
+    return {
+        str(p): (p.stat().st_ino, p.stat().st_mtime_ns)
+        for p in root.rglob("*")
+        if p.is_file() and "locks" not in p.parts
+    }
 
 
 def test_a_second_run_runs_nothing_and_rewrites_nothing(hyb: Hyb, recipe: Path) -> None:
@@ -195,7 +199,9 @@ def test_gc_keeps_the_recipe_and_takes_what_it_left_behind(hyb: Hyb, recipe: Pat
 def test_a_full_disk_is_a_clear_error_and_loses_nothing(hyb: Hyb, recipe: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    big = [{"prompt": f"q{i} {os.urandom(400).hex()}", "completion": f"a{i} {os.urandom(400).hex()}"} for i in range(1500)]
+    big = [
+        {"prompt": f"q{i} {os.urandom(400).hex()}", "completion": f"a{i} {os.urandom(400).hex()}"} for i in range(1500)
+    ]
     (recipe / "facts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in big))
     script = f"mount -t tmpfs -o size=2m none '{small}' && python -m hyb run '{recipe}' --store '{small}/s'; echo code $?; find '{small}/s/blobs' -type f | wc -l"
     env = {**hyb.env, "PATH": f"{Path(shutil.which('python') or '').parent}:{os.environ['PATH']}"}
@@ -217,7 +223,9 @@ def test_a_read_only_store_serves_what_it_has_and_refuses_what_is_new(hyb: Hyb, 
         f"{sys.executable} -m hyb run '{recipe}'; echo first $?; "
         f"printf '%s' '{changed}' > '{recipe}/hyb.yaml'; {sys.executable} -m hyb run '{recipe}'; echo second $?"
     )
-    done = subprocess.run(["unshare", "-m", "sh", "-c", script], env=hyb.env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], env=hyb.env, capture_output=True, text=True, check=False
+    )
     assert "first 0" in done.stdout, done.stderr
     assert "second 3" in done.stdout
     assert "read-only" in done.stderr

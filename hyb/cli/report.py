@@ -1,0 +1,35 @@
+"""A report of `eval` as a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from hyb.cli.output import columns
+
+if TYPE_CHECKING:
+    from hyb.store import Artifact, Store
+
+SETS = {"holdout": "held out", "control": "general"}
+
+
+def report_text(artifact: Artifact, store: Store) -> str:
+    """Question, what was expected, and the answers before (where there is a before) and after; then the scores."""
+    report = json.loads(store.read(artifact.file("report.json").blob.digest))
+    passes = [p for p in ("before", "after") if p in report["questions"][0]]
+    rows = [
+        (SETS[q["set"]], _clip(q["question"], 44), _clip(q["expected"], 18), *(_answer(q[p]) for p in passes))
+        for q in report["questions"]
+    ]
+    table = columns(rows, ("SET", "QUESTION", "EXPECTED", *(p.upper() for p in passes)))
+    scores = "  ".join(f"{name} {value:g}" for name, value in sorted(report["scores"].items()))
+    return f"{table}\n{scores}\n{'passed' if report['passed'] else 'FAILED'}"
+
+
+def _answer(said: dict[str, Any]) -> str:
+    return ("+ " if said["passed"] else "- ") + _clip(said["answer"], 40)
+
+
+def _clip(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
