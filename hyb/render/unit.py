@@ -81,9 +81,9 @@ def label_mistake(name: str) -> str:
 
 
 def reference_mistake(text: str) -> str:
-    """What is wrong with a whole image reference; empty when nothing is. A short name would be looked up in registries."""
+    """What is wrong with a whole image reference; empty when nothing is. Short names depend on a host's settings."""
     if not _REFERENCE.fullmatch(text):
-        return f"`{text}` is no whole image reference, like `localhost/bot:latest` or `registry.example.com/lab/bot@sha256:…`"
+        return f"`{text}` is no whole image reference, like `localhost/bot:latest` or `registry.example.com/lab/bot`"
     return ""
 
 

@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hyb.serving import child, openai
+from hyb.serving import child, openai, port
 from hyb.serving.openai import ApiError, ChatRequest
 
 BODY = 8 << 20  # bytes of a request that are read at most
@@ -192,15 +192,13 @@ class _Server(uvicorn.Server):
 
 def bind(job: child.Job) -> socket.socket:
     """The job's port, taken but not listening yet. Raises UnableError."""
-    family = socket.AF_INET6 if ":" in job.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found = port.listener(job.host)
     try:
-        listener.bind((job.host, job.port))
+        found.bind((job.host, job.port))
     except OSError as error:
-        listener.close()
+        found.close()
         raise child.UnableError(f"can't listen on {job.host} port {job.port}: {error.strerror}") from error
-    return listener
+    return found
 
 
 def main(argv: list[str]) -> int:

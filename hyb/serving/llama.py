@@ -24,6 +24,7 @@ def parameters(job: child.Job, key: str) -> Any:
     p.model.path = job.model
     p.model_alias = {job.name}  # otherwise the id in the API is the file's name
     p.hostnames, p.port = [job.host], job.port
+    p.reuse_port = True  # otherwise a port is lost for a minute after the last connection to it was closed
     p.api_keys = [key]
     p.n_parallel = job.parallel
     p.n_ctx = job.context * job.parallel  # the total: each slot gets an equal part of it

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def check_free(host: str, port: int, running: Iterable[Service]) -> None:
     """Raise HybError naming who has the port, when somebody has."""
     if not port:
         return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if _listening(host, port):
+        raise _taken(host, port, running)
+    with listener(host) as probe:
         try:
             probe.bind((host, port))
         except OSError as error:
@@ -51,6 +52,18 @@ def check_free(host: str, port: int, running: Iterable[Service]) -> None:
             raise HybError(f"can't listen on {host} port {port}: {what}", hint=hint) from error
 
 
+def listener(host: str) -> socket.socket:
+    """A socket that may take a port whose last connections the kernel still remembers (TIME_WAIT, for a minute).
+
+    llama.cpp sets SO_REUSEPORT alone, asyncio's servers SO_REUSEADDR: what the one leaves behind lets the other in only
+    with both. That a port has no listener is looked up beforehand, in `check_free`.
+    """
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return found
+
+
 def _taken(host: str, port: int, running: Iterable[Service]) -> HybError:
     for service in running:
         if service.port == port:
@@ -58,14 +71,14 @@ def _taken(host: str, port: int, running: Iterable[Service]) -> HybError:
                 f"port {port} on {host} is taken by `{service.name}` of hyb (process {service.pid})",
                 hint=f"`hyb stop {service.name}`, or give another port with `--port`",
             )
-    holder = holder_of(port)
+    holder = holder_of(host, port)
     by = f" by `{holder[1]}` (process {holder[0]})" if holder else " by another program"
     return HybError(f"port {port} on {host} is taken{by}", hint="give another port with `--port`")
 
 
-def holder_of(port: int) -> tuple[int, str] | None:
+def holder_of(host: str, port: int) -> tuple[int, str] | None:
     """(pid, program) that listens on a TCP port, as far as this user may see it."""
-    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    sockets = {f"socket:[{inode}]" for inode in _listening(host, port)}
     for process in Path("/proc").iterdir() if sockets else ():
         if process.name.isdigit():
             try:
@@ -76,8 +89,9 @@ def holder_of(port: int) -> tuple[int, str] | None:
     return None
 
 
-def _listening(port: int) -> set[str]:
-    """Inodes of the sockets that listen on a port."""
+def _listening(host: str, port: int) -> set[str]:
+    """Inodes of the sockets that listen on a port of this address, or of all addresses."""
+    mine = {_hex(host), _hex("0.0.0.0"), _hex("::")}
     found = set()
     for table in TCP:
         try:
@@ -86,6 +100,14 @@ def _listening(port: int) -> set[str]:
             continue
         for line in lines:
             fields = line.split()
-            if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+            address, _, number = fields[1].partition(":")
+            if fields[3] == LISTEN and int(number, 16) == port and address in mine:
                 found.add(fields[9])
     return found
+
+
+def _hex(host: str) -> str:
+    """An address as /proc/net/tcp writes it: words of 32 bits, each in the machine's byte order."""
+    packed = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).packed
+    words = (packed[i : i + 4] for i in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(w, sys.byteorder):08X}" for w in words)

@@ -54,37 +54,9 @@ def test_the_kubernetes_documents_are_the_golden_ones(name: str) -> None:
 
 
 KEYS_OF_PODMAN_4_4 = set(
-    [
-        "AddCapability",
-        "AddDevice",
-        "Annotation",
-        "ContainerName",
-        "DropCapability",
-        "Environment",
-        "EnvironmentFile",
-        "EnvironmentHost",
-        "Exec",
-        "ExposeHostPort",
-        "Group",
-        "Image",
-        "Label",
-        "Network",
-        "NoNewPrivileges",
-        "Notify",
-        "PodmanArgs",
-        "PublishPort",
-        "ReadOnly",
-        "RemapGid",
-        "RemapUid",
-        "RemapUidSize",
-        "RemapUsers",
-        "RunInit",
-        "SeccompProfile",
-        "Timezone",
-        "User",
-        "VolatileTmp",
-        "Volume",
-    ]
+    """AddCapability AddDevice Annotation ContainerName DropCapability Environment EnvironmentFile EnvironmentHost Exec
+    ExposeHostPort Group Image Label Network NoNewPrivileges Notify PodmanArgs PublishPort ReadOnly RemapGid RemapUid
+    RemapUidSize RemapUsers RunInit SeccompProfile Timezone User VolatileTmp Volume""".split()  # noqa: SIM905
 )
 
 
