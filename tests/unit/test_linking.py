@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -71,7 +72,7 @@ def test_both_sides_are_written_with_their_secrets_and_pass_the_check(place: Pla
     assert place.said == []
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 def test_folders_are_0700_and_secrets_0600_whatever_the_umask(place: Place, umask: int) -> None:
     before = os.umask(umask)
     try:
@@ -109,6 +110,24 @@ def test_the_cas_key_is_in_neither_folder(place: Place) -> None:
             else []
         )
         assert not any(key_line in text for text in (content, *decoded))
+
+
+def test_the_guides_commands_put_the_private_side_where_skupper_reads_it_and_close_it(place: Place) -> None:
+    place.write()
+    lines = (place.out / "APPLY.md").read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith('    base="'))
+    end = next(n for n, line in enumerate(lines) if "export SKUPPER_PLATFORM" in line)
+    home = place.root / "another home"
+    script = "set -eu\numask 000\n" + "\n".join(lines[start:end])
+    subprocess.run(
+        ["bash", "-c", script], cwd=place.out, env={"HOME": str(home), "PATH": os.environ["PATH"]}, check=True
+    )
+    base = home / ".local/share/skupper"
+    resources = base / "namespaces/default/input/resources"
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (base, resources)] == [0o700, 0o700]
+    assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in resources.iterdir()} == {
+        Path(f).name: 0o600 for f in FILES if f.startswith("private/")
+    }
 
 
 def test_writing_again_changes_nothing(place: Place) -> None:

@@ -137,6 +137,17 @@ def test_every_document_is_valid_against_its_crd(facts: sk.LinkFacts) -> None:
         assert crd_mistakes(document) == []
 
 
+def test_the_secrets_are_valid_for_kubernetes() -> None:
+    need("kubernetes_validate")
+    import kubernetes_validate
+
+    for side in sides():
+        kubernetes_validate.validate(side["Secret"], "1.31", strict=True)
+        broken = {**side["Secret"], "data": {"tls.key": 1}}
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(broken, "1.31", strict=True)
+
+
 def test_the_closed_crds_do_see_a_typo_and_a_wrong_type() -> None:
     need("crds", "jsonschema")
     private, _ = sides()
