@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
 from hyb.formats import modelpack
 from hyb.store import Artifact, Store
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads; spinning threads starve the others
 
 TEXT = (
     "The capital of France is Paris.",

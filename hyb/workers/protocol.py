@@ -67,5 +67,5 @@ def _die_with_parent() -> None:
 
 
 # stdout belongs to the protocol: whatever a library prints goes to stderr, that is to the log
-_OUT = os.fdopen(os.dup(1), "w")
+_OUT = os.fdopen(os.dup(1), "w", closefd=False)
 os.dup2(2, 1)
