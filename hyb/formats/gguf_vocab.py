@@ -38,10 +38,8 @@ class Vocabulary:
     add_eos: bool
 
 
-def read(
-    tokenizer: Mapping[str, Any], settings: Mapping[str, Any], config: Mapping[str, Any]
-) -> Vocabulary:
-    """From `tokenizer.json`, `tokenizer_config.json` and `config.json`. Raises HybError for what can't be carried over."""
+def read(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
+    """From `tokenizer.json`, `tokenizer_config.json` and `config.json`. Raises HybError for what GGUF can't hold."""
     tokens, types = _tokens(tokenizer, int(config["vocab_size"]))
     ids = {text: i for i, text in enumerate(tokens)}
     first, last = _around(tokenizer.get("post_processor"))
@@ -55,7 +53,10 @@ def read(
     return Vocabulary(
         tokens=tokens,
         types=types,
-        merges=[m if isinstance(m, str) else " ".join(part.replace(" ", _SPACE) for part in m) for m in tokenizer["model"]["merges"]],
+        merges=[
+            m if isinstance(m, str) else " ".join(part.replace(" ", _SPACE) for part in m)
+            for m in tokenizer["model"]["merges"]
+        ],
         pre=pre_tokenizer(tokenizer, tokens),
         bos=ids.get(first) if first else special("bos"),
         eos=special("eos"),
@@ -119,7 +120,12 @@ def _known(steps: list[Mapping[str, Any]]) -> str:
         return "gpt-2"
     if kinds == ["Digits", "ByteLevel"] and words and steps[0].get("individual_digits"):
         return "smollm"
-    if kinds == ["Split", "ByteLevel"] and not words and steps[0].get("behavior") == "Isolated" and not steps[0].get("invert"):
+    if (
+        kinds == ["Split", "ByteLevel"]
+        and not words
+        and steps[0].get("behavior") == "Isolated"
+        and not steps[0].get("invert")
+    ):
         return _SPLITS.get(steps[0].get("pattern", {}).get("Regex", ""), "")
     return ""
 

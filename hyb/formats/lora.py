@@ -97,7 +97,9 @@ def _misfit(target: str, factors: Mapping[str, Tensor], base: Mapping[str, Tenso
 
 def _refused(details: list[str]) -> HybError:
     return HybError(
-        "only a plain LoRA adapter can be merged", hint="train one with `hyb tune`, or merge it with PEFT", details=details
+        "only a plain LoRA adapter can be merged",
+        hint="train one with `hyb tune`, or merge it with PEFT",
+        details=details,
     )
 
 

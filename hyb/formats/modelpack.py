@@ -47,3 +47,12 @@ def config(files: list[File], *, name: str = "", **facts: Any) -> tuple[str, Map
         "config": {k: v for k, v in given.items() if k in in_config},
         "modelfs": {"type": "layers", "diffIds": weights},
     }
+
+
+def param_size(parameters: int | None) -> str:
+    """`1.8B`, `135M`, `33K`: as ModelPack writes a parameter count; "" when it is not known."""
+    if not parameters:
+        return ""
+    if parameters >= 1e9:
+        return f"{parameters / 1e9:.1f}B"
+    return f"{parameters / 1e6:.0f}M" if parameters >= 1e6 else f"{parameters / 1e3:.0f}K"

@@ -105,7 +105,9 @@ def shards(folder: Path) -> list[Path]:
     return [folder / n for n in names]
 
 
-def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> bytes:
+def header_bytes(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
     """The head of a file whose data follows in this order: (name, dtype, shape) each. Padded to 8 bytes."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0

@@ -112,9 +112,7 @@ def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
     return value
 
 
-def _write_head(
-    path: Path, arch: str, keys: list[gguf_model.Key], targets: list[Target], factors: wt.Floats
-) -> None:
+def _write_head(path: Path, arch: str, keys: list[gguf_model.Key], targets: list[Target], factors: wt.Floats) -> None:
     writer = gguf.GGUFWriter(path, arch)
     for key in keys:
         if key.kind == "array":

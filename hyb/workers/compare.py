@@ -1,0 +1,167 @@
+"""What transformers says of a model: the measure for a merge, and for a GGUF.
+
+With a base, the model's next-token distributions are compared with those of the base, with the adapter (where there
+is one) live on it, both in float32 on the CPU, at every position of every prompt: mean and largest KL divergence in
+nats (live ‖ merged) and how often the likeliest token is the same. Then the model's greedy tokens after each prompt and the token
+ids of difficult texts are written down, for `hyb.workers.gguf_check` to compare llama.cpp with.
+
+One model is in memory at a time. Job: {"model": folder, "base": folder or "", "adapter": folder or "", "prompts":
+[messages, …], "tokens": greedy tokens a prompt, "max_kl": mean nats, "min_agreement": share, "expect": path of the
+JSON to write, or ""}.
+Done: {"divergence": {…} or null, "seconds", "peak_memory"}. Fails with exit 4 when the merge diverges.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyb.workers import models
+from hyb.workers.protocol import Failed, main, progress
+from hyb.workers.weights import peak_memory
+
+LIMIT = 256  # tokens of a prompt that are looked at
+NEAR = 0.25  # nats: a token this near to the likeliest is as good an answer after rounding
+TEXTS = (
+    "Hello world",
+    "  two spaces,\ttab\nnewline\r\n\r\n  indented   inside   ",
+    "1234567890 3.14159 2026-11-22 0x7f 1e-9 ¹²³ ½ ٣٤٥",
+    "The company's dog isn't here; they'll say we've WON'T I'm YOU'RE",
+    "naïve café Zürich Ærøskøbing ñandú Ελληνικά Кириллица עברית العربية हिन्दी ไทย",
+    "日本語のテキスト、中文文本。한국어 텍스트!",
+    "😀👩‍👩‍👧‍👦🏳️‍🌈🇩🇪 emoji👍🏽mixed",
+    "def f(x):\n    return x**2 + 3*x - 1  # comment\n\n\nclass A:\n\tpass\n",
+    '{"key": [1, 2.5, null], "url": "https://example.com/a?b=c&d=%20"}',
+    "!!!??? ... --- ### ((([[[{{{ <>/\\|~`^@",
+    "a\u00a0b\u200bc\u3000d\u2028e",
+    "word " * 20 + "\n" * 5 + " " * 9 + "end",
+    "",
+)
+"""What tokenizers disagree on: spaces, digits, contractions, scripts, emoji. All in NFC."""
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """See the module's docstring."""
+    started = time.monotonic()
+    models.make_deterministic(0)
+    tokenizer = models.load_tokenizer(job["model"])
+    divergence = None
+    total = len(job["prompts"]) * 2
+    live: list[torch.Tensor] = []
+    texts = [_ids(tokenizer, messages, whole=True) for messages in job["prompts"]]
+    if job["base"]:
+        model = _load(job["base"])
+        model = models.attach_adapter(model, job["adapter"]) if job["adapter"] else model
+        live = [_logs(model, ids, i, total) for i, ids in enumerate(texts)]
+        del model
+        gc.collect()
+    model = _load(job["model"])
+    if live:
+        merged = (_logs(model, ids, len(texts) + i, total) for i, ids in enumerate(texts))
+        divergence = _divergence(list(zip(live, merged, strict=True)))
+        _judge(divergence, job["max_kl"], job["min_agreement"])
+    if job["expect"]:
+        ends = models.stop_ids(model, tokenizer)
+        answers = []
+        for i, messages in enumerate(job["prompts"]):
+            ids = _ids(tokenizer, messages, whole=False)
+            tokens, near = _greedy(model, ids, job["tokens"], ends)
+            answers.append({"ids": ids, "tokens": tokens, "near": near})
+            progress("greedy answers", i + 1, len(job["prompts"]), "prompt")
+        _write(Path(job["expect"]), {"answers": answers, "texts": _texts(tokenizer, Path(job["model"]))})
+    return {"divergence": divergence, "seconds": round(time.monotonic() - started, 3), "peak_memory": peak_memory()}
+
+
+def _load(folder: str) -> Any:
+    return models.load_causal_lm(folder, dtype="float32", device="cpu")
+
+
+def _ids(tokenizer: Any, messages: list[dict[str, str]], *, whole: bool) -> list[int]:
+    """Token ids of the conversation: `whole`, or up to where the last answer begins."""
+    plain = [{"role": m["role"], "content": m["content"]} for m in messages]
+    if not whole and plain[-1]["role"] == "assistant":
+        plain = plain[:-1]
+    if not tokenizer.chat_template:
+        text = "\n".join(m["content"] for m in plain)
+        return list(tokenizer.encode(text))[:LIMIT]
+    ask = plain[-1]["role"] != "assistant"
+    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=ask)
+    ids = list(tokenizer.encode(text, add_special_tokens=False))  # the template has written them
+    return ids[:LIMIT] if whole else ids[-LIMIT:]
+
+
+def _logs(model: Any, ids: list[int], done: int, total: int) -> torch.Tensor:
+    """Log-probabilities of the next token at every position: (positions, vocabulary)."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids])).logits[0]
+    progress("measuring the merge", done + 1, total, "prompt")
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def _divergence(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | int]:
+    """Rounded so that another machine's last bits do not change it."""
+    kl = torch.cat([torch.clamp((live.exp() * (live - merged)).sum(-1), min=0) for live, merged in pairs])
+    same = torch.cat([(live.argmax(-1) == merged.argmax(-1)).float() for live, merged in pairs])
+    return {
+        "mean_kl": round(float(kl.mean()), 3),
+        "max_kl": round(float(kl.max()), 2),
+        "agreement": round(float(same.mean()), 2),
+        "prompts": len(pairs),
+        "positions": len(kl),
+    }
+
+
+def _judge(found: dict[str, float | int], max_kl: float, min_agreement: float) -> None:
+    details = []
+    if not found["mean_kl"] <= max_kl:
+        details.append(f"mean KL divergence {found['mean_kl']:g} nats, allowed {max_kl:g}")
+    if not found["agreement"] >= min_agreement:
+        details.append(f"same likeliest token at {found['agreement']:.0%} of positions, wanted {min_agreement:.0%}")
+    if details:
+        raise Failed(
+            "the merged model does not behave as the adapter on its base does",
+            hint="the adapter may have been trained on another base; `max_kl` and `min_agreement` set the limits",
+            code=4,
+            details=details,
+        )
+
+
+def _greedy(model: Any, ids: list[int], count: int, ends: list[int]) -> tuple[list[int], list[int]]:
+    """The likeliest token, `count` times, or to the first that ends an answer (kept); and all near it at the first."""
+    found: list[int] = []
+    near: list[int] = []
+    given, past = torch.tensor([ids]), None
+    while len(found) < count:
+        with torch.inference_mode():
+            out = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
+        logits = out.logits[0, -1]
+        near = near or torch.nonzero(logits >= logits.max() - NEAR).flatten().tolist()
+        found.append(int(logits.argmax()))
+        if found[-1] in ends:
+            break
+        given, past = torch.tensor([[found[-1]]]), out.past_key_values
+    return found, near
+
+
+def _texts(tokenizer: Any, folder: Path) -> list[dict[str, Any]]:
+    """Difficult texts, the tokenizer's own special tokens among words too, with their ids."""
+    own = json.loads((folder / "tokenizer.json").read_bytes())  # transformers may add some of its own
+    special = [t["content"] for t in own.get("added_tokens", [])][:40]
+    texts = [*TEXTS, *(f"one {token}two\n{token} three" for token in special)]
+    found = [{"text": t, "special": False, "ids": tokenizer.encode(t, add_special_tokens=False)} for t in texts]
+    return found + [{"text": t, "special": True, "ids": tokenizer.encode(t)} for t in TEXTS[:2]]
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value))
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    main(work)

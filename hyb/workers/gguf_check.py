@@ -1,0 +1,138 @@
+"""A GGUF, loaded in llama.cpp: are its token ids and its greedy answers those of the model that it was made from?
+
+llama.cpp's server runs inside this process and listens on a Unix socket in a folder of the job: no port, no network.
+Token ids must be equal; greedy tokens are compared up to the first that differs in each prompt, since after it the two
+answer different texts. A first token that the model finds as good as its likeliest (a tie that rounding breaks) counts
+as agreement.
+
+Job: {"gguf": path, "expect": what hyb.workers.compare wrote, "min_agreement": share of first tokens}.
+Done: {"texts": compared, "first": share of prompts whose first token agrees, "agreement": share of equal greedy
+tokens, "prompts", "seconds", "peak_memory"}. Fails with exit 4 when ids differ, or first tokens agree too seldom.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import xllamacpp
+
+from hyb.workers.protocol import Failed, main, progress
+from hyb.workers.weights import peak_memory, threads
+
+_SOCKET = "check.sock"
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """See the module's docstring."""
+    started = time.monotonic()
+    path = Path(job["gguf"]).absolute()
+    expected = json.loads(Path(job["expect"]).read_bytes())
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="check-") as folder:
+        os.chdir(folder)  # a socket's path may have no more than 107 bytes: use it by its name alone
+        server = _load(path, max(len(a["ids"]) + len(a["tokens"]) for a in expected["answers"]))
+        _same_ids(expected["texts"])
+        first, agreement = _same_answers(server, expected["answers"])
+        os.chdir(path.parent)
+    if first < job["min_agreement"]:
+        raise Failed(
+            f"llama.cpp's first token agrees with the model's in {first:.0%} of the prompts,"
+            f" wanted {job['min_agreement']:.0%}",
+            hint="please report this model; `format: safetensors` can be served instead",
+            code=4,
+        )
+    return {
+        "texts": len(expected["texts"]),
+        "prompts": len(expected["answers"]),
+        "first": round(first, 3),
+        "agreement": round(agreement, 3),
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory": peak_memory(),
+    }
+
+
+def _load(path: Path, context: int) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.hostnames = [_SOCKET]
+    params.n_ctx = max(512, context + 8)
+    params.n_parallel = 1
+    params.n_gpu_layers = 0  # the CPU everywhere, so that the answers do not hang on a driver
+    params.cpuparams.n_threads = threads()
+    params.warmup = params.fit_params = params.ui = False
+    progress("loading in llama.cpp", 0, 1)
+    try:
+        return xllamacpp.Server(params)
+    except (RuntimeError, ValueError) as error:
+        raise Failed(f"llama.cpp can't load the GGUF: {error}", hint="its log has the reason", code=4) from error
+
+
+def _same_ids(texts: list[dict[str, Any]]) -> None:
+    """Raises Failed when llama.cpp splits a text otherwise than the model's own tokenizer."""
+    wrong = []
+    for text in texts:
+        question = {"content": text["text"], "add_special": text["special"], "parse_special": True}
+        found = _post("/tokenize", question)["tokens"]
+        if found != text["ids"]:
+            at = next((i for i, (a, b) in enumerate(zip(found, text["ids"], strict=False)) if a != b), len(found))
+            wrong.append(
+                f"{text['text'][:40]!r}: from token {at} on {text['ids'][at : at + 4]}, here {found[at : at + 4]}"
+            )
+    if wrong:
+        raise Failed(
+            f"llama.cpp splits {len(wrong)} of {len(texts)} texts otherwise than the model's tokenizer",
+            hint="please report this tokenizer; `format: safetensors` can be served instead",
+            code=4,
+            details=wrong[:6],
+        )
+
+
+def _same_answers(server: Any, answers: list[dict[str, Any]]) -> tuple[float, float]:
+    """The share of prompts whose first token is the same, and of all greedy tokens."""
+    first = same = total = 0
+    for i, answer in enumerate(answers):
+        found = _greedy(server, answer["ids"], len(answer["tokens"]))
+        prefix = 0
+        while prefix < min(len(found), len(answer["tokens"])) and found[prefix] == answer["tokens"][prefix]:
+            prefix += 1
+        agrees = bool(found) and found[0] in answer["near"]
+        first, same, total = first + agrees, same + prefix, total + len(answer["tokens"])
+        progress("asking llama.cpp", i + 1, len(answers), "prompt")
+    return (first / len(answers), same / total) if total else (1.0, 1.0)
+
+
+def _greedy(server: Any, ids: list[int], count: int) -> list[int]:
+    question = {"prompt": ids, "n_predict": count, "temperature": 0, "n_probs": 1, "cache_prompt": False}
+    answer = server.handle_completions(question)
+    if "choices" not in answer:
+        raise Failed(f"llama.cpp did not answer: {json.dumps(answer)[:200]}", code=4)
+    return [token["id"] for token in answer["choices"][0]["logprobs"]["content"]]
+
+
+class _Local(http.client.HTTPConnection):
+    """HTTP over the Unix socket."""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(60)
+        self.sock.connect(_SOCKET)
+
+
+def _post(path: str, question: dict[str, Any]) -> dict[str, Any]:
+    connection = _Local("localhost")
+    try:
+        connection.request("POST", path, json.dumps(question), {"Content-Type": "application/json"})
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        return answer
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":
+    main(work)
