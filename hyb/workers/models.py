@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from hyb.workers.protocol import Failed
 
@@ -116,7 +117,7 @@ def load_causal_lm(
         )
     except torch.cuda.OutOfMemoryError as error:
         raise Failed(f"`{folder}` does not fit into the GPU's memory", hint="quantize: nf4 needs the least") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Failed(f"the model in `{folder}` can't be loaded: {_line(error)}") from error
     cure_cpu_packing(model)
     return model.eval()

@@ -36,6 +36,7 @@ from hyb.workers.protocol import Failed
 
 CLIP = 1.0  # largest norm of the gradient
 BETAS = (0.9, 0.999)
+METRICS = ("step", "loss", "lr", "grad_norm")
 MEGABATCH = 16  # batches among which rows of like length are put together
 
 
@@ -54,14 +55,15 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     model, targets = add_lora(model, job)
     run = Run(job, model, device, data.examples)
     if use_checkpointing(job, model, device, size, run.widest):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     resumed = run.resume()
     begun = time.monotonic()
     run.train()
     seconds = time.monotonic() - begun
     out = Path(job["out"])
     write_adapter(model, targets, job["name"], out)
-    _write(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in run.metrics).encode())
+    lines = [json.dumps({name: line[name] for name in METRICS}) + "\n" for line in run.metrics]
+    _write(out / "metrics.jsonl", "".join(lines).encode())
     last = [line["loss"] for line in run.metrics[-10:]]
     return {
         "steps": run.total, "loss": round(sum(last) / len(last), 6), "targets": targets,

@@ -242,6 +242,7 @@ def test_nf4_gradients_after_an_evaluation_are_those_of_the_dequantised_weights(
     assert float(four.norm() / plain.norm()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit. an autograd kernel was not registered:UserWarning")
 def test_without_the_cure_the_gradients_are_lost_and_that_is_noticed(base: Path, tmp_path: Path) -> None:
     import bitsandbytes as bnb
 
