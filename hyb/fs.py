@@ -13,26 +13,30 @@ from pathlib import Path
 from hyb.errors import HybError
 
 _HINTS = {
-    errno.ENOSPC: "free some space there, or give another store with `--store DIR`; nothing was lost",
-    errno.EDQUOT: "the disk quota is used up; free some space, or give another store with `--store DIR`",
-    errno.EROFS: "the file system is read-only; give a writable store with `--store DIR`",
-    errno.EACCES: "give yourself write permission there, or another store with `--store DIR`",
-    errno.EPERM: "give yourself write permission there, or another store with `--store DIR`",
+    errno.ENOSPC: "free some space there; nothing was lost",
+    errno.EDQUOT: "the disk quota is used up: free some space; nothing was lost",
+    errno.EROFS: "the file system is read-only; choose a place that can be written",
+    errno.EACCES: "give yourself permission there, or choose another place",
+    errno.EPERM: "give yourself permission there, or choose another place",
+    errno.EIO: "the disk reports a fault; copy what is on it before anything else",
 }
+_LACKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 @contextlib.contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn an OSError inside the block into a HybError: `doing` is what was being done, with its path."""
+def explained(doing: str, also: str = "") -> Iterator[None]:
+    """Turn an OSError inside the block into a HybError: `doing` is what was being done, with its path.
+
+    `also`: a second thing that one can do about it.
+    """
     try:
         yield
     except OSError as error:
-        number = error.errno or 0
-        raise HybError(f"{doing}: {os.strerror(number).lower()}", hint=_HINTS.get(number, "")) from error
+        raise _error(doing, error, also) from error
 
 
 @contextlib.contextmanager
-def room(doing: str) -> Iterator[None]:
+def room(doing: str, also: str = "") -> Iterator[None]:
     """As `explained`, for a whole step: only what the machine lacks (space, a writable disk) becomes a HybError.
 
     Any other OSError there is a bug and stays one.
@@ -40,9 +44,14 @@ def room(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        if error.errno not in _LACKS:
             raise
-        raise HybError(f"{doing}: {os.strerror(error.errno).lower()}", hint=_HINTS.get(error.errno, "")) from error
+        raise _error(doing, error, also) from error
+
+
+def _error(doing: str, error: OSError, also: str) -> HybError:
+    number = error.errno or 0
+    return HybError(f"{doing}: {os.strerror(number).lower()}", hint="; ".join(filter(None, (_HINTS.get(number), also))))
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

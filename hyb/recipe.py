@@ -204,7 +204,8 @@ def _said(error: Any, stage: str) -> str:
     shown = repr(error.get("input")) if not isinstance(error.get("input"), dict) else ""
     if not field_name:
         return str(message)
-    return f"`{field_name}`: {message}" + (f", not {shown}" if shown and shown not in message else "")
+    own = error["type"] == "value_error"  # a validator of ours: its message says what was given
+    return f"`{field_name}`: {message}" + (f", not {shown}" if shown and not own else "")
 
 
 def _near(word: str, words: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from hyb.plan import Known, Step, one, plan, written_sources
 from hyb.progress import Say
 from hyb.recipe import Recipe
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store, short
+from hyb.store import ANOTHER, Artifact, Store, short
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
     with store.in_use():
         for entry in recipe.entries:
             step = one(entry, pins, lock, outputs, known(store))
-            with fs.room(f"{entry.name}: can't write to the store `{store.root}`"):
+            with fs.room(f"{entry.name}: can't write to the store `{store.root}`", also=ANOTHER):
                 result = _do(step, recipe, store, options, pins, lock, say)
             outputs[entry.name] = result.artifact.digest
             results.append(result)

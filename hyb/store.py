@@ -34,6 +34,7 @@ from hyb import fs
 from hyb.errors import Exit, HybError
 
 FORMAT = 1
+ANOTHER = "or give another store with `--store DIR`"
 BLOB_MTIME = 1  # seconds: see the module's docstring
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -483,7 +484,7 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        with fs.explained(f"can't write to the store `{self.root}`"):
+        with fs.explained(f"can't write to the store `{self.root}`", also=ANOTHER):
             if not (self.root / "hyb.json").exists():
                 for name in ("blobs/sha256", "steps", "views", "work", "locks", "tmp"):
                     (self.root / name).mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,8 @@ class Hyb:
         """Start it and do not wait. It leads a process group of its own."""
         command = [sys.executable, "-m", "hyb", *arguments]
         return subprocess.Popen(
-            command, env={**self.env, **more.pop("env", {})}, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, **more,
+            command, env={**self.env, **more.pop("env", {})}, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **more,
         )  # fmt: skip
 
     def __call__(self, *arguments: str, timeout: float = 300, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -58,6 +58,7 @@ class Hyb:
     def fails(self, code: int, *arguments: str, **more: Any) -> str:
         """Run it, insist on this exit code and on no traceback, return stderr."""
         done = self(*arguments, **more)
-        assert done.returncode == code, f"{arguments}: exit {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
+        said = f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"{arguments}: exit {done.returncode}, not {code}\n{said}"
         assert "Traceback" not in done.stderr, done.stderr
         return done.stderr

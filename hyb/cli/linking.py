@@ -25,7 +25,10 @@ def link(
         str | None, typer.Option("--routing-key", metavar="KEY", help="What joins listener and connector.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", help="The model's port on this host.", show_default=False)
+        int | None, typer.Option("--port", help="The port that pods call.", show_default=False)
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option("--platform", metavar="podman|docker|linux", help="Where the private router runs.")
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="What to call the link in the store.")
@@ -33,7 +36,7 @@ def link(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")] = Path("link"),
     renew: Annotated[bool, typer.Option("--renew", help="New certificates of the same authority.")] = False,
 ) -> None:
-    """Write the documents that link this host to a namespace: private/, openshift/ and APPLY.md, which says what to run.
+    """Write the documents that link this host to a namespace: private/, openshift/, and APPLY.md with what to run.
 
     Keys and certificates are made here, once, and are part of no artifact and no lock. Nothing is sent anywhere.
 
@@ -58,7 +61,7 @@ def link(
             target = f"{target}-service"
         chain.add(
             name or f"{target}-link"[:40], stage="link", service=target, namespace=namespace, apps_domain=apps_domain,
-            routing_key=routing_key, port=port,
+            routing_key=routing_key, port=port, platform=platform,
         )  # fmt: skip
         made = chain.run(show=s.dry_run)
         if made is None:

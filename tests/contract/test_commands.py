@@ -74,18 +74,31 @@ def test_every_command_has_a_man_page(name: str) -> None:
     assert ".SH SYNOPSIS" in page
 
 
+def imported(arguments: list[str], heavy: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run hyb in a fresh interpreter and fail when one of `heavy` was imported."""
+    code = f"""
+import sys
+sys.argv = ["hyb", *{arguments!r}]
+from hyb.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+bad = [m for m in {heavy!r} if m in sys.modules]
+assert not bad, bad
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["version"], []])
 def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
-    code = f"import sys; sys.argv = ['hyb', *{arguments!r}]\nfrom hyb.cli import main\ntry:\n main()\nexcept SystemExit:\n pass\n"
-    code += f"bad = [m for m in {(*HEAVY, 'typer')!r} if m in sys.modules]\nassert not bad, bad"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    done = imported(arguments, (*HEAVY, "typer"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_help_of_a_command_imports_nothing_heavy(name: str) -> None:
-    code = f"import sys; sys.argv = ['hyb', {name!r}, '--help']\nfrom hyb.cli import main\ntry:\n main()\nexcept SystemExit:\n pass\n"
-    code += f"bad = [m for m in {HEAVY!r} if m in sys.modules]\nassert not bad, bad"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = imported([name, "--help"], HEAVY)
     assert done.returncode == 0, done.stderr
     assert "Example:" in done.stdout
 

@@ -51,6 +51,12 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+def in_mounts(hyb: Hyb, *lines: str) -> subprocess.CompletedProcess[str]:
+    """A shell script in a mount namespace of its own."""
+    script = ["unshare", "-m", "sh", "-c", "\n".join(lines)]
+    return subprocess.run(script, env=hyb.env, capture_output=True, text=True, check=False)
+
+
 def test_a_second_run_runs_nothing_and_rewrites_nothing(hyb: Hyb, recipe: Path) -> None:
     first = hyb.json("run", str(recipe))
     assert [s["cached"] for s in first["steps"]] == [False, False]
@@ -199,15 +205,13 @@ def test_gc_keeps_the_recipe_and_takes_what_it_left_behind(hyb: Hyb, recipe: Pat
 def test_a_full_disk_is_a_clear_error_and_loses_nothing(hyb: Hyb, recipe: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    big = [
-        {"prompt": f"q{i} {os.urandom(400).hex()}", "completion": f"a{i} {os.urandom(400).hex()}"} for i in range(1500)
-    ]
+    big = [{"prompt": f"q{i} {os.urandom(400).hex()}", "completion": os.urandom(400).hex()} for i in range(1500)]
     (recipe / "facts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in big))
-    script = f"mount -t tmpfs -o size=2m none '{small}' && python -m hyb run '{recipe}' --store '{small}/s'; echo code $?; find '{small}/s/blobs' -type f | wc -l"
-    env = {**hyb.env, "PATH": f"{Path(shutil.which('python') or '').parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script.replace("python -m", f"{sys.executable} -m")], env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = in_mounts(
+        hyb,
+        f"mount -t tmpfs -o size=2m none '{small}'",
+        f"{sys.executable} -m hyb run '{recipe}' --store '{small}/s'; echo code $?",
+    )
     assert "code 3" in done.stdout, done.stdout + done.stderr
     assert "no space left on device" in done.stderr
     assert "free some space" in done.stderr
@@ -218,13 +222,11 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(hyb: Hyb, recipe: Path, 
 def test_a_read_only_store_serves_what_it_has_and_refuses_what_is_new(hyb: Hyb, recipe: Path) -> None:
     hyb.ok("run", str(recipe))
     changed = RECIPE.replace("0.5", "0.4")
-    script = (
-        f"mount --bind '{hyb.store}' '{hyb.store}' && mount -o remount,bind,ro '{hyb.store}' && "
-        f"{sys.executable} -m hyb run '{recipe}'; echo first $?; "
-        f"printf '%s' '{changed}' > '{recipe}/hyb.yaml'; {sys.executable} -m hyb run '{recipe}'; echo second $?"
-    )
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], env=hyb.env, capture_output=True, text=True, check=False
+    done = in_mounts(
+        hyb,
+        f"mount --bind '{hyb.store}' '{hyb.store}' && mount -o remount,bind,ro '{hyb.store}'",
+        f"{sys.executable} -m hyb run '{recipe}'; echo first $?",
+        f"printf '%s' '{changed}' > '{recipe}/hyb.yaml'; {sys.executable} -m hyb run '{recipe}'; echo second $?",
     )
     assert "first 0" in done.stdout, done.stderr
     assert "second 3" in done.stdout
