@@ -164,13 +164,15 @@ def _elements(stream: BinaryIO, limit: int, name: str, mistakes: Mistakes) -> It
     scanner = _Scanner()
     line, offset, element, too_long = 1, stream.tell(), bytearray(), False
     for piece, cut in scanner.pieces(stream):
-        too_long = too_long or len(element) + len(piece) > limit
-        element += b"" if too_long else piece
+        body = piece if element or too_long else piece.lstrip()
+        lead = piece[: len(piece) - len(body)]  # white space before the element: it starts behind it
+        line, offset = line + lead.count(b"\n"), offset + len(lead)
+        too_long = too_long or len(element) + len(body) > limit
+        element += b"" if too_long else body
         if too_long and cut:
             mistakes.add(name, line, _too_long(limit))
-        elif cut and (text := element.strip()):
-            lead = element[: len(element) - len(element.lstrip())]
-            yield line + lead.count(b"\n"), offset + len(lead), bytes(text)
+        elif cut and element:
+            yield line, offset, bytes(element)
         if cut:
             element, too_long = bytearray(), False
             line, offset = scanner.line, scanner.offset

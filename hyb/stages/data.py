@@ -91,7 +91,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     files = [_add(context, f"{name}.jsonl", part.path) for name, part in parts.items()]
     blob = context.store.add_bytes((json.dumps(stats, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     counts = {name: part.count for name, part in parts.items()}
-    meta = {"counts": counts, "format": "+".join(sorted(reader.shapes)), "license": spec.license}
+    meta = {"counts": counts, "format": "+".join(sorted(reader.shapes["train"])), "license": spec.license}
     return context.store.add_artifact("dataset", [*files, modelpack.file("stats.json", blob)], meta=meta)
 
 
@@ -137,20 +137,21 @@ class _Reader:
     def __init__(self, spec: Spec, context: Context) -> None:
         self.spec, self.context = spec, context
         self.mistakes = chat_files.Mistakes()
-        self.shapes: Counter[str] = Counter()
+        self.shapes: dict[str, Counter[str]] = {}
         self.sources: list[str] = []
 
     def read(self, source: str, part: _Part, *, answered: bool) -> None:
         path = self.context.path(source)
         named = chat_files.files(path)
         self.sources.append(source)
+        shapes = self.shapes.setdefault(part.path.stem, Counter())
         with part.path.open("ab") as spool:
             for number, (name, file) in enumerate(named):
                 rows = chat_files.rows(
                     file, name, self.mistakes, answered=answered, only=self.spec.format, limit=self.spec.max_line
                 )
                 for found in rows:
-                    self.shapes[found.row.shape] += 1
+                    shapes[found.row.shape] += 1
                     spool.write(dg.canonical_json(found.as_json()) + b"\n")
                     part.remember(found.row.id, found.row.question_id, (found.source, found.line))
                 self.context.say(Progress(f"reading {source}", number + 1, len(named), "file", f"{part.count} rows"))
@@ -189,10 +190,12 @@ def _not_empty(spec: Spec, parts: dict[str, _Part]) -> None:
         )
 
 
-def _stats(parts: dict[str, _Part], shapes: Counter[str], count: Callable[[str], int] | None) -> dict[str, Any]:
+def _stats(
+    parts: dict[str, _Part], shapes: dict[str, Counter[str]], count: Callable[[str], int] | None
+) -> dict[str, Any]:
     """Counts, duplicates, overlaps and lengths: deterministic, no path of this machine."""
     trained = dict(zip(reversed(parts["train"].questions), reversed(parts["train"].places), strict=True))
-    stats: dict[str, Any] = {"shapes": dict(shapes), "parts": {}, "overlap": {}}
+    stats: dict[str, Any] = {"shapes": {p: dict(found) for p, found in shapes.items()}, "parts": {}, "overlap": {}}
     for name, part in parts.items():
         lengths = Lengths(count)
         with part.path.open("rb") as lines:
@@ -219,9 +222,10 @@ def _warnings(stats: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: {overlap['rows']} questions are also in the training rows ({first}), so they test little"
             )
-    if len(stats["shapes"]) > 1:
-        shapes = ", ".join(f"{n} {shape}" for shape, n in sorted(stats["shapes"].items()))
-        lines.append(f"the rows have several shapes: {shapes}")
+    for part, found in stats["shapes"].items():
+        if len(found) > 1:
+            shapes = ", ".join(f"{n} {shape}" for shape, n in sorted(found.items()))
+            lines.append(f"{part}: the rows have several shapes: {shapes}")
     return lines
 
 
