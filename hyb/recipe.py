@@ -85,7 +85,8 @@ def read(path: Path) -> Recipe:
         raise HybError(f"{path}:{error.line}: {error}", hint="mend the YAML there") from error
     name, raw, mistakes = _top(document.value, path)
     entries, more = _entries(raw, {}, document.lines)
-    found = sorted([*document.mistakes, *((document.lines.get(where, 1), text) for where, text in [*mistakes, *more])])
+    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *more]]
+    found = sorted([*document.mistakes, *placed], key=lambda mistake: mistake[0])
     if found:
         raise _mistakes(f"`{path}` has", [f"{path}:{line}: {text}" for line, text in found])
     return Recipe(name, tuple(entries), path.parent)
@@ -99,6 +100,13 @@ def build(
     if mistakes:
         raise _mistakes("the options have", [text for _, text in mistakes])
     return Recipe(name, tuple(entries), folder, given)
+
+
+def _line(lines: Mapping[yaml_lines.Path, int], where: yaml_lines.Path) -> int:
+    """The line of a place in the document, or of the nearest thing around it."""
+    while where and where not in lines:
+        where = where[:-1]
+    return lines.get(where, 1)
 
 
 def _mistakes(where: str, texts: list[str]) -> HybError:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hyb import lock as lockfile
 from hyb import fs, pin, receipt, stages
+from hyb import lock as lockfile
 from hyb.errors import Exit, HybError
 from hyb.lock import Lock, Locked
 from hyb.plan import Known, Step, one, plan, written_sources

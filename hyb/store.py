@@ -425,7 +425,8 @@ class Store:
         blobs = {b.digest for d in kept for b in blobs_of(self.artifact(d))} | kept
         dead = [p for p in self.blobs.iterdir() if "sha256:" + p.name not in blobs]
         dead += [p for p in (self.root / "views").glob("*") if "sha256:" + p.name not in kept]
-        dead += [p for p in (self.root / "steps").glob("*.json") if not kept.intersection(self.outputs("sha256:" + p.stem))]
+        steps = (self.root / "steps").glob("*.json")
+        dead += [p for p in steps if not kept.intersection(self.outputs("sha256:" + p.stem))]
         dead += [*(self.root / "tmp").glob("*"), *(self.root / "work").glob("*")]
         freed = sum(p.stat().st_size for p in dead if p.parent == self.blobs)
         if not dry_run:
