@@ -22,6 +22,8 @@ from hyb.workers.protocol import Failed
 IGNORED = -100
 """The label of a token that carries no loss."""
 
+SHOWN = 50  # mistakes
+
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 _MARK = "hybanswer"
@@ -146,6 +148,8 @@ def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, lon
 
     Raises Failed: all mistakes together, each with file, line and id.
     """
+    if not rows:
+        raise Failed("the data set has no row to train on")
     wrong: list[str] = []
     too_long: list[str] = []
     cut: list[str] = []
@@ -179,15 +183,20 @@ def where(row: dict[str, Any]) -> str:
     return f"{place} ({row['id']})" if row.get("id") else place
 
 
+def _first(lines: list[str]) -> list[str]:
+    """As many as a person reads."""
+    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]
+
+
 def _refuse(wrong: list[str], too_long: list[str], max_length: int) -> None:
     if wrong:
         hint = ""
         if any("reasoning" in line for line in wrong):
             hint = "`think: empty` trains answers without reasoning, `think: keep` keeps it where there is some"
-        raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=wrong + too_long)
+        raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=_first(wrong + too_long))
     if too_long:
         raise Failed(
             f"{len(too_long)} row(s) are longer than `max_length: {max_length}` tokens",
             hint="raise `max_length` (memory grows with it), or choose `long: skip` or `long: truncate`",
-            details=too_long,
+            details=_first(too_long),
         )

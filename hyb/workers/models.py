@@ -150,8 +150,32 @@ def attach_adapter(model: Any, folder: str | Path) -> Any:
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     """Token ids that end an answer: the generation config's, the config's and the tokenizer's."""
+    return _stops(model.generation_config, model.config, tokenizer)
+
+
+def load_config(folder: str | Path) -> Any:
+    """The config of a model folder. Raises Failed."""
+    try:
+        return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise Failed(f"the model in `{folder}` can't be loaded: {_line(error)}") from error
+
+
+def load_stop_ids(folder: str | Path, config: Any, tokenizer: Any) -> list[int]:
+    """What `stop_ids` gives, from a model's folder without its weights. Raises Failed."""
+    try:
+        found = (Path(folder) / "generation_config.json").exists()
+        generation = (
+            transformers.GenerationConfig.from_pretrained(str(folder), local_files_only=True) if found else None
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise Failed(f"the model in `{folder}` has a generation config that can't be read: {_line(error)}") from error
+    return _stops(generation, config, tokenizer)
+
+
+def _stops(*sources: Any) -> list[int]:
     found: list[int] = []
-    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+    for ids in (getattr(source, "eos_token_id", None) for source in sources):
         found += ids if isinstance(ids, list) else [] if ids is None else [ids]
     return list(dict.fromkeys(found))
 

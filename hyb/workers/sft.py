@@ -46,11 +46,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     device = models.pick_device(job["device"])
     tokenizer = models.load_tokenizer(job["model"])
     rows = [json.loads(line) for line in Path(job["train"]).read_text().splitlines() if line.strip()]
+    config = models.load_config(job["model"])
+    limit = min(job["max_length"], getattr(config, "max_position_embeddings", None) or job["max_length"])
+    encoder = labels.Encoder(tokenizer, models.load_stop_ids(job["model"], config, tokenizer), job["think"])
+    data = labels.encode(rows, encoder, max_length=limit, long=job["long"])  # the user's mistakes, before the slow part
     protocol.emit("note", text=f"loading the model on {device.type}")
     model = models.load_causal_lm(job["model"], quantize=job["quantize"], device=device)
-    context = getattr(model.config, "max_position_embeddings", None) or job["max_length"]
-    encoder = labels.Encoder(tokenizer, models.stop_ids(model, tokenizer), job["think"])
-    data = labels.encode(rows, encoder, max_length=min(job["max_length"], context), long=job["long"])
     size = models.parameters(model)
     model, targets = add_lora(model, job)
     run = Run(job, model, device, data.examples)
@@ -58,13 +59,19 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     resumed = run.resume()
     begun = time.monotonic()
-    run.train()
+    try:
+        run.train()
+    except torch.cuda.OutOfMemoryError as error:
+        raise Failed(
+            "the GPU's memory does not suffice for this batch",
+            hint="lower `batch` and raise `grad_accum` as much, or set `gradient_checkpointing: on`",
+        ) from error
     seconds = time.monotonic() - begun
     out = Path(job["out"])
     write_adapter(model, targets, job["name"], out)
     lines = [json.dumps({name: line[name] for name in METRICS}) + "\n" for line in run.metrics]
     _write(out / "metrics.jsonl", "".join(lines).encode())
-    last = [line["loss"] for line in run.metrics[-10:]]
+    last = [line["loss"] for line in run.metrics[-max(1, run.total // 10) :]]
     return {
         "steps": run.total, "loss": round(sum(last) / len(last), 6), "targets": targets,
         "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
@@ -160,7 +167,9 @@ class Run:
 
     def __post_init__(self) -> None:
         self.trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.trainable.values(), lr=self.job["lr"], betas=BETAS, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.trainable.values(), lr=self.job["lr"], betas=BETAS, weight_decay=0.0, fused=self.device.type == "cuda"
+        )
         self.per_epoch = -(-len(self.examples) // self.rows_a_step)
         self.total = max(1, math.ceil(self.per_epoch * self.job["epochs"]))
         self.fingerprint = dg.of_json(

@@ -104,7 +104,7 @@ def test_the_model_learns_the_rows_by_heart_and_plain_peft_loads_the_adapter(tmp
     done = work(base, tmp_path, rows(8), epochs=60.0, batch=8, rank=16)
     course = losses(tmp_path)
     assert done["steps"] == len(course) == 60
-    assert done["loss"] == pytest.approx(sum(course[-10:]) / 10, abs=1e-6)
+    assert done["loss"] == pytest.approx(sum(course[-6:]) / 6, abs=1e-6)
     assert course[-1] < course[0] / 50
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -372,31 +372,43 @@ def dataset(store: Store, data: list[dict[str, Any]]) -> Artifact:
     return store.add_artifact("dataset", [File("train.jsonl", blob)], meta={"counts": counts})
 
 
-def test_the_stage_stores_an_adapter_with_its_metrics_and_curve(base: Path, tmp_path: Path) -> None:
+def test_the_stage_goes_on_where_it_was_interrupted_and_stores_adapter_metrics_and_curve(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hyb.stages import tune
 
+    monkeypatch.setattr(tune, "CHECKPOINT_SECONDS", 0.0)
     store = Store(tmp_path / "store")
     model, data = add_model(store, base, name="tiny"), dataset(store, rows())
-    spec = tune.Spec(model="base", data="facts", rank=4, lr=1e-2, epochs=2, batch=8, max_length=128, device="cpu")
+    inputs = {"base": model, "facts": data}
+    spec = tune.Spec(model="base", data="facts", rank=4, lr=1e-2, epochs=10, batch=8, max_length=128, device="cpu")
+
+    def interrupt(told: Progress | str) -> None:
+        if isinstance(told, Progress) and told.done == 5:
+            raise KeyboardInterrupt
+
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        tune.run(spec, inputs, Context(store, work, say=interrupt))
+    assert {a.kind for a in store.artifacts()} == {"model", "dataset"}
+
     facts: dict[str, Any] = {}
     told: list[Any] = []
-    context = Context(store, tmp_path / "work", say=told.append, record=facts.__setitem__)
-    context.work.mkdir()
-    adapter = tune.run(spec, {"base": model, "facts": data}, context)
+    adapter = tune.run(spec, inputs, Context(store, work, say=told.append, record=facts.__setitem__))
     assert [f.path for f in adapter.files] == [
         "adapter_config.json", "adapter_model.safetensors", "loss.svg", "metrics.jsonl",
     ]  # fmt: skip
     assert adapter.needs == (model.digest,)
-    assert adapter.meta["base"] == model.digest
-    assert adapter.meta["data"] == data.digest
-    assert (adapter.meta["steps"], adapter.meta["rank"], adapter.meta["quantize"]) == (4, 4, "nf4")
+    assert (adapter.meta["base"], adapter.meta["data"]) == (model.digest, data.digest)
+    assert (adapter.meta["steps"], adapter.meta["rank"], adapter.meta["quantize"]) == (20, 4, "nf4")
     assert facts["tokens_per_second"] > 0
     assert facts["peak_memory"] > 1e8
-    assert facts["resumed_from_step"] == 0
-    assert [p.done for p in told if isinstance(p, Progress)] == [1, 2, 3, 4]
-    assert "tok/s" in told[-1].note
-    (context.work / "out" / "x").mkdir(parents=True)
-    shutil.rmtree(context.work)
+    assert facts["resumed_from_step"] >= 4
+    assert f"going on from the checkpoint of step {facts['resumed_from_step']}" in told
+    steps = [p.done for p in told if isinstance(p, Progress)]
+    assert steps == list(range(facts["resumed_from_step"] + 1, 21))
+    assert "tok/s" in next(p.note for p in told if isinstance(p, Progress))
 
 
 def test_a_gguf_is_refused_before_anything_is_started(tmp_path: Path) -> None:
