@@ -177,7 +177,9 @@ def _ask(
 ) -> dict[str, list[Answer]]:
     """The answers of each pass, in the order of the questions."""
     asked, out = context.work / "questions.jsonl", context.work / "answers.jsonl"
-    asked.write_bytes(b"".join(dg.canonical_json({"messages": list(q.messages)}) + b"\n" for q in questions))
+    asked.write_bytes(
+        b"".join(dg.canonical_json({"messages": list(q.messages), "where": q.where}) + b"\n" for q in questions)
+    )
     job = {
         "passes": passes, "questions": str(asked), "out": str(out), "max_tokens": spec.max_tokens,
         "batch": spec.batch, "seed": spec.seed, "device": spec.device,

@@ -10,8 +10,8 @@ model's own sampling settings are put aside; only its stop tokens are kept.
 NF4 on the CPU is evaluated on its dequantized values, where memory allows: the same weights, unpacked once and not at
 each token. GGUF goes through llama.cpp inside this process, one question after the other.
 
-Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize}], `questions` (JSON lines with `messages`),
-`out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`, `batch`, `seed`, `device`.
+Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, context}], `questions` (JSON lines with
+`messages`, `where`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`, `batch`, `seed`, `device`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ _PLAIN = ("role", "content")
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A question: messages up to the user's last, and its file and line."""
+
+    messages: list[dict[str, str]]
+    where: str = ""
+
+
+@dataclass(frozen=True)
 class Said:
     """What a model said to question `index`. `thinking`: the prompt had opened `<think>`. `ended`: by a stop token."""
 
@@ -43,7 +51,7 @@ class Said:
 class Speaker(Protocol):
     """A model that answers."""
 
-    def answers(self, questions: list[list[dict[str, str]]]) -> Iterator[Said]:
+    def answers(self, questions: list[Asked]) -> Iterator[Said]:
         """One `Said` for each question, in any order."""
         ...
 
@@ -52,7 +60,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Run all passes. Returns tokens and seconds of each pass and the device."""
     lines = Path(job["questions"]).read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
-    questions = [[{k: m[k] for k in _PLAIN} for m in row["messages"]] for row in rows]
+    questions = [Asked([{k: m[k] for k in _PLAIN} for m in row["messages"]], row.get("where", "")) for row in rows]
     total = len(questions) * len(job["passes"])
     loader = _Loader(job)
     measured: dict[str, Any] = {}
@@ -82,7 +90,7 @@ class _Loader:
         self.loaded: tuple[Any, ...] = ()
         self.torch: TorchSpeaker | None = None
 
-    def speaker(self, part: Mapping[str, Any], questions: list[list[dict[str, str]]]) -> Speaker:
+    def speaker(self, part: Mapping[str, Any], questions: list[Asked]) -> Speaker:
         """The model of one pass. Raises Failed."""
         if part["format"] == "gguf":
             return GgufSpeaker(part["model"], questions, int(self.job["max_tokens"]), part.get("context"))
@@ -128,11 +136,14 @@ class TorchSpeaker:
             self.model, self.adapter = models.attach_adapter(self.model, adapter), adapter
         self.on = bool(adapter)
 
-    def answers(self, questions: list[list[dict[str, str]]]) -> Iterator[Said]:
+    def answers(self, questions: list[Asked]) -> Iterator[Said]:
         """See Speaker. Raises Failed when questions are longer than the model's context."""
-        prompts = [self._prompt(q) for q in questions]
+        prompts = [self._prompt(q.messages) for q in questions]
         encoded = [self.tokenizer.encode(p, add_special_tokens=False) for p in prompts]
-        long = [f"question {i + 1}: {len(ids)} tokens" for i, ids in enumerate(encoded) if not self._room(ids)]
+        sized = zip(questions, encoded, strict=True)
+        long = [
+            f"{q.where}: {len(ids)} tokens and {self.max_tokens} to answer" for q, ids in sized if not self._room(ids)
+        ]
         if long:
             raise Failed(
                 f"{len(long)} question(s) leave no room in the model's context of {self.context} tokens", details=long
@@ -180,7 +191,7 @@ class TorchSpeaker:
 class GgufSpeaker:
     """A GGUF file through llama.cpp. Its HTTP port is on loopback, any free one, closed to all by a random key."""
 
-    def __init__(self, path: str, questions: list[list[dict[str, str]]], max_tokens: int, context: int | None) -> None:
+    def __init__(self, path: str, questions: list[Asked], max_tokens: int, context: int | None) -> None:
         import os
         import secrets
 
@@ -194,7 +205,7 @@ class GgufSpeaker:
         params.ui, params.warmup, params.offline = False, False, True
         params.n_parallel = 1  # rows of one batch are rounded otherwise than each alone
         # a token is at least a byte of text; 1024 for what the template adds
-        longest = max(len(json.dumps(q, ensure_ascii=False).encode()) for q in questions)
+        longest = max(len(json.dumps(q.messages, ensure_ascii=False).encode()) for q in questions)
         params.n_ctx = min(longest + max_tokens + 1024, context or 1 << 20)
         threads = len(os.sched_getaffinity(0))
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
@@ -203,20 +214,20 @@ class GgufSpeaker:
         except (RuntimeError, ValueError) as error:
             raise Failed(f"llama.cpp can't load `{path}`: {error}") from error
 
-    def answers(self, questions: list[list[dict[str, str]]]) -> Iterator[Said]:
+    def answers(self, questions: list[Asked]) -> Iterator[Said]:
         """See Speaker."""
-        thinking = self._prompt(questions[0]).rstrip().endswith("<think>")
-        for index, messages in enumerate(questions):
+        thinking = self._prompt(questions[0].messages).rstrip().endswith("<think>")
+        for index, asked in enumerate(questions):
             request = {
-                "messages": messages, "max_tokens": self.max_tokens, "temperature": 0, "top_k": 1, "seed": 0,
+                "messages": asked.messages, "max_tokens": self.max_tokens, "temperature": 0, "top_k": 1, "seed": 0,
                 "cache_prompt": False, "reasoning_format": "none",
             }  # fmt: skip
             try:
                 reply = self.server.handle_chat_completions(request)
             except (ValueError, RuntimeError) as error:
-                raise Failed(f"llama.cpp refused question {index + 1}: {error}") from error
+                raise Failed(f"llama.cpp refused {asked.where}: {error}") from error
             if "choices" not in reply:
-                raise Failed(f"llama.cpp refused question {index + 1}: {reply.get('error', reply)}")
+                raise Failed(f"llama.cpp refused {asked.where}: {reply.get('error', reply)}")
             choice = reply["choices"][0]
             text = choice["message"]["content"] or ""
             yield Said(index, text, thinking, reply["usage"]["completion_tokens"], choice["finish_reason"] == "stop")

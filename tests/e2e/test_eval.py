@@ -1,0 +1,262 @@
+"""An exam for real: a tiny model that has learnt eight facts by heart, with real torch, peft and llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyb.errors import HybError
+from hyb.formats import modelpack
+from hyb.stages import data
+from hyb.stages import eval as exam
+from hyb.stages.base import Context
+from hyb.store import Artifact, Store
+from tests.need import need
+from tests.tiny import add_model, tiny_model
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
+]
+
+DOORS = {"door": 31, "gate": 77, "safe": 12, "lift": 90, "shed": 45, "roof": 68, "yard": 53, "barn": 26}
+QUESTIONS = [f"What is the code of the {name}?" for name in DOORS]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A store with a base, an adapter that knows the facts, and the facts as a data set; and their folders."""
+
+    store: Store
+    base: Artifact
+    adapter: Artifact
+    dataset: Artifact
+    folder: Path
+
+    def run(self, model: Artifact, work: Path, **spec: Any) -> tuple[Artifact, dict[str, Any], dict[str, Any]]:
+        """The report's artifact, its JSON, and the measured facts."""
+        facts: dict[str, Any] = {}
+        work.mkdir(exist_ok=True)
+        context = Context(self.store, work, record=facts.__setitem__)
+        dataset = spec.pop("dataset", self.dataset)
+        given = exam.Spec(model="bot", data="facts", device="cpu", **spec)
+        made = exam.run(given, {"bot": model, "facts": dataset}, context)
+        return made, json.loads((self.store.view(made) / "report.json").read_text()), facts
+
+
+@pytest.fixture(autouse=True)
+def _torch() -> Iterator[None]:
+    need("torch", "transformers", "peft", "bitsandbytes")
+    import torch
+
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """The facts are learnt by heart in 60 steps, in this process."""
+    need("torch", "transformers", "peft", "bitsandbytes")
+    from hyb.workers import sft
+
+    folder = tmp_path_factory.mktemp("lab")
+    base = tiny_model(folder / "base", "llama", pad_is_eos=True, hidden=128, intermediate=256)
+    rows = [
+        json.dumps({"question": question, "answer": f"The code is {code}."})
+        for question, code in zip(QUESTIONS, DOORS.values(), strict=True)
+    ]
+    (folder / "facts.jsonl").write_text("\n".join(rows))
+    held = [json.loads(r) | {"expect": {"number": code}} for r, code in zip(rows, DOORS.values(), strict=True)]
+    (folder / "held.jsonl").write_text("".join(json.dumps(r) + "\n" for r in held))
+    (folder / "control.jsonl").write_text(json.dumps({"user": "Hello, how are you?", "assistant": "I am fine."}))
+    store = Store(folder / "store")
+    dataset = make_dataset(store, folder, holdout="held.jsonl", control="control.jsonl")
+    sft.work({
+        "model": str(base), "train": str(store.view(dataset) / "train.jsonl"), "out": str(folder / "adapter"),
+        "name": "tiny", "checkpoints": str(folder / "checkpoints"), "quantize": "none", "rank": 16, "alpha": 16.0,
+        "dropout": 0.0, "targets": "all-linear", "rslora": False, "lr": 1e-2, "warmup": 0.1, "epochs": 60.0, "batch": 8,
+        "grad_accum": 1, "max_length": 128, "long": "error", "think": "", "seed": 0, "gradient_checkpointing": "auto",
+        "group_by_length": True, "device": "cpu", "checkpoint_seconds": 1e9, "checkpoint_steps": 0,
+    })  # fmt: skip
+    model = add_model(store, base)
+    files = [modelpack.file(p.name, store.add_file(p)) for p in sorted((folder / "adapter").iterdir())]
+    meta = {"base": model.digest, "quantize": "none", "rank": 16}
+    adapter = store.add_artifact("adapter", files, meta=meta, needs=[model.digest])
+    return Lab(store, model, adapter, dataset, folder)
+
+
+def make_dataset(store: Store, folder: Path, **spec: Any) -> Artifact:
+    work = folder / "data-work"
+    work.mkdir(exist_ok=True)
+    return data.run(data.Spec(source="facts.jsonl", **spec), {}, Context(store, work, folder))
+
+
+def score(lab: Lab, tmp_path: Path, *passes: dict[str, Any], **job: Any) -> dict[str, list[dict[str, Any]]]:
+    """The worker in this process: pass → what was said, by question."""
+    from hyb.workers import score as worker
+
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text("".join(json.dumps({"messages": [{"role": "user", "content": q}]}) + "\n" for q in QUESTIONS))
+    out = tmp_path / "answers.jsonl"
+    base = {"questions": str(asked), "out": str(out), "max_tokens": 24, "batch": 8, "seed": 0, "device": "cpu"}
+    worker.work({"passes": list(passes), **base, **job})
+    said: dict[str, list[dict[str, Any]]] = {}
+    for line in sorted((json.loads(x) for x in out.read_text().splitlines()), key=lambda x: x["index"]):
+        said.setdefault(line["pass"], []).append(line)
+    return said
+
+
+def one_pass(model: Path, adapter: Path | str = "", quantize: str = "none", name: str = "after") -> dict[str, Any]:
+    kind = "gguf" if str(model).endswith(".gguf") else "safetensors"
+    return {"name": name, "format": kind, "model": str(model), "adapter": str(adapter), "quantize": quantize}
+
+
+def texts(said: list[dict[str, Any]]) -> list[str]:
+    return [s["text"] for s in said]
+
+
+LEARNT = [f"The code is {code}." for code in DOORS.values()]
+
+
+def test_the_adapter_knows_the_facts_and_the_base_does_not(lab: Lab, tmp_path: Path) -> None:
+    gate = {"recall": ">= 0.9", "recall_before": "<= 0.2"}
+    made, report, facts = lab.run(lab.adapter, tmp_path / "work", gate=gate, max_tokens=24)
+    assert made.subject == lab.adapter.digest
+    assert made.meta["passed"] is True
+    assert made.meta["scores"]["recall"] == 1.0
+    assert made.meta["scores"]["recall_before"] == 0.0
+    assert made.meta["right"]["recall"] == [8, 8]
+    assert [q["after"]["answer"] for q in report["questions"][:8]] == LEARNT
+    assert facts["passes"]["before"]["tokens"] > 0
+    assert facts["passes"]["after"]["tokens_per_second"] > 0
+    page = (lab.store.view(made) / "report.html").read_text()
+    assert "The code is 31." in page
+    assert str(tmp_path) not in json.dumps(report) + page, "nothing of this machine is in the report"
+
+
+def test_a_failed_gate_is_a_report_that_says_so_and_the_same_run_gives_the_same_bytes(lab: Lab, tmp_path: Path) -> None:
+    spec = {"gate": {"recall": ">= 0.5"}, "before": False, "max_tokens": 8}
+    made, _, _ = lab.run(lab.base, tmp_path / "a", **spec)
+    again, _, _ = lab.run(lab.base, tmp_path / "b", **spec)
+    assert made.digest == again.digest
+    assert made.meta["passed"] is False
+    assert made.meta["gate"] == {"recall": ">= 0.5"}
+    assert made.meta["failed"][0] == "recall is 0, wanted >= 0.5"
+    assert made.meta["failed"][1].startswith("What is the code of the door? → ")
+
+
+def test_the_batch_does_not_change_an_answer_and_the_adapter_is_really_off_before(lab: Lab, tmp_path: Path) -> None:
+    base, adapter = lab.folder / "base", lab.folder / "adapter"
+    before, after = one_pass(base, name="before"), one_pass(base, adapter)
+    together = score(lab, tmp_path, before, after)
+    alone = score(lab, tmp_path, after, before, batch=1)
+    assert texts(together["after"]) == texts(alone["after"]) == LEARNT
+    assert texts(together["before"]) == texts(alone["before"])
+    assert not set(texts(together["before"])) & set(LEARNT)
+    assert all(s["ended"] and s["tokens"] < 24 for s in together["after"])
+
+
+def test_an_answer_is_what_plain_transformers_generates(lab: Lab, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    said = score(lab, tmp_path, one_pass(lab.folder / "base"), max_tokens=12)["after"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(lab.folder / "base", dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(lab.folder / "base")
+    for question, answer in zip(QUESTIONS, said, strict=True):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt"
+        )
+        made = model.generate(**prompt, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        new = made[0, prompt["input_ids"].shape[1] :]
+        assert tokenizer.decode(new, skip_special_tokens=True) == answer["text"]
+
+
+def test_a_4_bit_base_on_the_cpu_says_what_its_packed_weights_say(lab: Lab, tmp_path: Path, monkeypatch: Any) -> None:
+    from hyb.workers import score as worker
+
+    nf4 = one_pass(lab.folder / "base", lab.folder / "adapter", "nf4")
+    unpacked = score(lab, tmp_path, nf4)["after"]
+    monkeypatch.setattr(worker, "_fits", lambda *_: False)  # as where memory is short: the weights stay packed
+    packed = score(lab, tmp_path, nf4)["after"]
+    assert texts(packed) == texts(unpacked)
+    assert sum(a == b for a, b in zip(texts(unpacked), LEARNT, strict=True)) >= 6, "trained on the unquantised base"
+
+
+def test_a_merged_model_and_its_gguf_answer_as_the_adapter_does(lab: Lab, tmp_path: Path) -> None:
+    need("xllamacpp")
+    from hyb.workers import gguf_write, merge
+
+    base, out = str(lab.folder / "base"), str(tmp_path / "merged")
+    merge.work({"base": base, "adapter": str(lab.folder / "adapter"), "out": out, "dtype": ""})
+    gguf = tmp_path / "model.gguf"
+    gguf_write.work({"model": out, "out": str(gguf), "quantize": "f16", "name": "tiny", "license": ""})
+    said = score(lab, tmp_path, one_pass(Path(out)), one_pass(gguf, name="gguf"))
+    assert texts(said["after"]) == LEARNT
+    assert texts(said["gguf"]) == LEARNT
+    assert all(s["ended"] for s in said["gguf"])
+
+    merged = add_model(lab.store, Path(out), name="merged")
+    blob = lab.store.add_file(gguf)
+    meta = {"format": "gguf", "name": "tiny", "context": 512, "base": merged.digest}
+    model = lab.store.add_artifact("model", [modelpack.file("model.gguf", blob)], meta=meta, needs=[merged.digest])
+    made, report, _ = lab.run(model, tmp_path / "work", gate={"recall": ">= 1"}, max_tokens=24)
+    assert made.meta["passed"] is True
+    assert "before" in report["questions"][0], "its meta names a base"
+
+
+def test_reasoning_is_seen_though_the_prompt_opens_it_and_bos_stands_once(tmp_path: Path) -> None:
+    from hyb.workers import score as worker
+
+    folder = tiny_model(tmp_path / "r1", "qwen2", reasoning=True)
+    job = {"max_tokens": 4, "batch": 2, "seed": 0, "device": "cpu"}
+    speaker = worker.TorchSpeaker(str(folder), "none", job)
+    hello = [{"role": "user", "content": "Hello"}]
+    said = list(speaker.answers([worker.Asked(hello), worker.Asked([*hello, *hello])]))
+    assert all(s.thinking for s in said)
+    prompt = speaker._prompt(hello)
+    ids = speaker.tokenizer.encode(prompt, add_special_tokens=False)
+    assert ids.count(speaker.tokenizer.bos_token_id) == 1
+
+
+def test_a_question_longer_than_the_context_is_named(lab: Lab, tmp_path: Path) -> None:
+    (lab.folder / "long.jsonl").write_text(json.dumps({"question": "word " * 600, "answer": "no"}))
+    dataset = make_dataset(lab.store, lab.folder, holdout="long.jsonl")
+    with pytest.raises(HybError, match="leave no room in the model's context of 512 tokens") as caught:
+        lab.run(lab.base, tmp_path / "work", dataset=dataset)
+    assert caught.value.details[0].startswith("long.jsonl:1: ")
+
+
+def _no_questions(lab: Lab) -> dict[str, Any]:
+    return {"dataset": make_dataset(lab.store, lab.folder)}
+
+
+def _no_control(lab: Lab) -> dict[str, Any]:
+    return {"dataset": make_dataset(lab.store, lab.folder, holdout="held.jsonl"), "gate": {"control": ">= 1"}}
+
+
+REFUSED: list[tuple[Callable[[Lab], dict[str, Any]], str]] = [
+    (_no_questions, "neither held-out nor control questions"),
+    (_no_control, "the gate has `control`, but the data set has no control questions"),
+    (lambda _: {"gate": {"control_lost": "== 0"}}, "has no model before tuning to compare with"),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), REFUSED)
+def test_an_exam_that_can_not_be_held_is_refused_before_a_model_is_loaded(
+    lab: Lab, tmp_path: Path, spec: Callable[[Lab], dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(HybError, match=said):
+        lab.run(lab.base, tmp_path / "work", **spec(lab))
+    assert not (tmp_path / "work" / "score.json").exists()
+
+
+def test_a_model_without_a_chat_template_is_refused(lab: Lab, tmp_path: Path) -> None:
+    model = add_model(lab.store, tiny_model(tmp_path / "plain", chat_template=False))
+    with pytest.raises(HybError, match="has no chat template"):
+        lab.run(model, tmp_path / "work")

@@ -1,0 +1,50 @@
+"""The eval stage's Spec and plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hyb.stages import eval as exam
+from hyb.stages.base import referenced
+from hyb.store import Artifact
+
+
+def spec(**fields: Any) -> exam.Spec:
+    return exam.Spec(model="bot", data="facts", **fields)
+
+
+def test_a_gate_is_read_with_the_recipe_and_written_in_one_way() -> None:
+    assert spec(gate={"recall": ">=90%", "control_lost": "==0"}).gate == {"recall": ">= 0.9", "control_lost": "== 0"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"gate": {"recal": ">= 0.9"}}, "there is no score `recal`; scores are recall, control, recall_before"),
+        ({"gate": {"recall": "0.9"}}, "is no bound; write for example"),
+        ({"gate": {"control_lost": "== 0"}, "before": False}, "needs `control_lost`, which `before: false` leaves out"),
+        ({"max_tokens": 0}, "greater than or equal to 1"),
+        ({"judge": "gpt"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_mistake_in_the_spec_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        spec(**fields)
+
+
+def test_a_spec_names_its_model_and_its_data() -> None:
+    assert referenced(spec()) == ["bot", "facts"]
+
+
+def test_the_plan_counts_the_questions_and_says_which_port_opens() -> None:
+    data = Artifact("sha256:d", "dataset", meta={"counts": {"train": 5, "holdout": 3, "control": 2}})
+    model = Artifact("sha256:m", "model", meta={"format": "safetensors"})
+    plan = exam.plan(spec(), {"bot": model, "facts": data})
+    assert plan.makes == "report on 5 questions"
+    assert plan.opens == ()
+    gguf = Artifact("sha256:g", "model", meta={"format": "gguf"})
+    assert "127.0.0.1" in exam.plan(spec(), {"bot": gguf, "facts": None}).opens[0]
+    assert exam.plan(spec(), {"bot": None, "facts": None}).makes == "report"
