@@ -101,9 +101,9 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     """
     given, store = inputs[spec.model], context.store
     _refuse(spec, given)
-    engine.require(_modules(spec), "tune", "export")
     base = base_of(given, store) if given.kind == "adapter" else given
     _refuse_base(base)
+    engine.require(_modules(spec), "tune", "export")
     adapter = given if given.kind == "adapter" else None
     folder = store.view(base)
     if adapter or spec.format == "safetensors":
