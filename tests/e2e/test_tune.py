@@ -419,3 +419,33 @@ def test_a_gguf_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     spec = tune.Spec(model="base", data="facts")
     with pytest.raises(HybError, match="only safetensors can be trained on"):
         tune.plan(spec, {"base": model, "facts": None})
+
+
+# -- the parts of a run ----------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_to_almost_nothing() -> None:
+    from hyb.workers import sft
+
+    rates = [sft.learning_rate(step, 20, 1.0, 0.1) for step in range(20)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] == pytest.approx(1 / 18)
+    assert [sft.learning_rate(step, 2, 1.0, 0.0) for step in range(2)] == [1.0, 0.5]
+
+
+def test_every_row_is_in_one_step_of_an_epoch_and_like_lengths_are_together() -> None:
+    from hyb.workers import labels, sft
+
+    examples = tuple(labels.Example((i,) * (1 + i * 37 % 50), (i,) * (1 + i * 37 % 50), str(i)) for i in range(101))
+
+    def padding(steps: list[list[labels.Example]]) -> int:
+        return sum(max(len(e.ids) for e in step) * len(step) - sum(len(e.ids) for e in step) for step in steps)
+
+    grouped, plain = (sft.batches(examples, 8, 3, group) for group in (True, False))
+    for steps in (grouped, plain):
+        assert sorted(int(e.where) for step in steps for e in step) == list(range(101))
+        assert len(steps) == 13
+    assert padding(grouped) * 4 < padding(plain)
+    assert grouped == sft.batches(examples, 8, 3, True)
+    assert grouped != sft.batches(examples, 8, 4, True)
