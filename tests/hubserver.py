@@ -216,8 +216,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         end = fault.value if fault and kind == "short" else size
         self.send_response(206 if start else 200)
-        told = {"X-Repo-Commit": commit, "ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": size,
-                "Accept-Ranges": "bytes", "Content-Length": end - start, "Content-Type": "application/octet-stream"}  # fmt: skip
+        told = {
+            "X-Repo-Commit": commit,
+            "ETag": etag,
+            "X-Linked-Etag": etag,
+            "X-Linked-Size": size,
+            "Accept-Ranges": "bytes",
+            "Content-Length": end - start,
+            "Content-Type": "application/octet-stream",
+        }
         for key, value in (told | ({"Content-Range": f"bytes {start}-{size - 1}/{size}"} if start else {})).items():
             self.send_header(key, str(value))
         self.end_headers()

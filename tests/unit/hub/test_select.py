@@ -15,8 +15,20 @@ def refusal(paths: list[str], gguf: str = "") -> HybError:
 
 
 def test_weights_tokenizer_configs_and_licence_are_taken_and_the_rest_is_left() -> None:
-    others = [".gitattributes", "pytorch_model.bin", "flax_model.msgpack", "onnx/model.onnx", "original/consolidated.safetensors",
-              "consolidated.safetensors", "convert.py", "figure.png", "eval.json", "model.safetensors.index.json"]  # fmt: skip
+    others = [
+        ".gitattributes",
+        "pytorch_model.bin",
+        "flax_model.msgpack",
+        "onnx/model.onnx",
+        "convert.py",
+        "figure.png",
+    ]
+    others += [
+        "original/consolidated.safetensors",
+        "consolidated.safetensors",
+        "eval.json",
+        "model.safetensors.index.json",
+    ]
     assert select([*BASE, "model.safetensors", *others], "x") == sorted([*BASE, "model.safetensors"])
 
 
