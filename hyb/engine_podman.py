@@ -28,7 +28,7 @@ from hyb.store import Artifact, Store
 
 PODMAN = ("podman", "--remote=false")
 """The program on this machine's own storage: with CONTAINER_HOST set, plain `podman` is a client of that socket."""
-SOCKET_OFF = "`systemctl --user enable --now podman.socket`, or set `CONTAINER_HOST=` to use the program"
+SOCKET_OFF = "`systemctl --user enable --now podman.socket`, or unset `CONTAINER_HOST` to use the program"
 SUBUIDS = "`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER`, then `podman system migrate`"
 LIMITS = "lower `default_ulimits` for nofile and nproc in containers.conf"
 
@@ -160,9 +160,10 @@ def build(
     *,
     build_args: Mapping[str, str] | None = None,
     network: str = "none",
+    fresh: bool = False,
     info: PodmanInfo | None = None,
 ) -> str:
-    """Build an image from the files in `context` and return its id; nothing is pulled.
+    """Build an image from the files in `context` and return its id; nothing is pulled. `fresh`: no step from a cache.
 
     File times are set to zero, so that a rebuild of the same files gives the same layers where the steps allow it.
     Raises HybError: exit 5 with the end of what the build said.
@@ -174,6 +175,7 @@ def build(
             hint=engine.INSTALL["podman"] + "; or build where Podman runs and copy the image",
         )
     command = [*PODMAN, "build", "--quiet", "--timestamp=0", f"--network={network}", "--pull=never"]
+    command += ["--no-cache"] if fresh else []
     command += ["--file", str(containerfile), "--tag", name]
     command += [f"--build-arg={key}={value}" for key, value in (build_args or {}).items()]
     return _call([*command, str(context)]).stdout.decode().strip().splitlines()[-1]
