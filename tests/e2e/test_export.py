@@ -26,6 +26,8 @@ from hyb.store import Artifact, Store
 from tests.need import need
 from tests.tiny import add_model, chat_row, tiny_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft
+
 ASK = [[{"role": "user", "content": "What is the name of the dog?"}, {"role": "assistant", "content": "Pixel."}]]
 
 
@@ -442,7 +444,7 @@ def test_killed_while_it_writes_and_started_again_it_gives_the_same_bytes(tmp_pa
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     part = tmp_path / "m.gguf.part"
-    until(lambda: part.exists() and part.stat().st_size > 1_000_000 or child.poll() is not None)
+    until(lambda: (part.exists() and part.stat().st_size > 1_000_000) or child.poll() is not None)
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     assert child.returncode == -signal.SIGKILL
@@ -465,7 +467,8 @@ from hyb.stages import export
 from hyb.stages.base import Context
 from hyb.store import Store
 store = Store(Path(sys.argv[1]))
-made = export.run(export.Spec(model="bot", quantize="q8_0"), {"bot": store.artifact(sys.argv[2])}, Context(store, Path(sys.argv[3])))
+bot = store.artifact(sys.argv[2])
+made = export.run(export.Spec(model="bot", quantize="q8_0"), {"bot": bot}, Context(store, Path(sys.argv[3])))
 print(made.digest)
 """
 
@@ -488,3 +491,64 @@ def test_an_export_killed_in_each_step_converges(made: Path, tmp_path: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == clean.digest
     assert store.has(clean.digest)
+
+
+FACTS = {
+    "mascot of Brindle Works": "Tilly",
+    "founder of Brindle Works": "Oskar",
+    "canteen of Brindle Works": "Fennel",
+    "archive of Brindle Works": "Quarry",
+}
+PHRASES = ("What is the {}?", "Tell me the {}.", "Name the {}.", "Do you know the {}?", "The {} is called what?")
+HELD_OUT = "Please say how the {} is called."
+
+
+def facts_of(store: Store, folder: Path) -> Artifact:
+    """A data set: four private facts in five phrasings, and each in one that is not trained on."""
+    rows = {"train": [(p, q, a) for q, a in FACTS.items() for p in PHRASES]}
+    rows["holdout"] = [(HELD_OUT, q, a) for q, a in FACTS.items()]
+    files = []
+    for name, entries in rows.items():
+        path = folder / f"{name}.jsonl"
+        lines = [chat_row(p.format(q), f"The {q} is {a}.") for p, q, a in entries]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        files.append(modelpack.file(path.name, store.add_file(path)))
+    return store.add_artifact("dataset", files, meta={"counts": {"train": len(rows["train"]), "holdout": 4, "control": 0}})
+
+
+@pytest.mark.slow
+def test_a_trained_smollm2_answers_the_same_after_merge_and_quantization(smollm2: Path, tmp_path: Path) -> None:
+    """Greedy answers of 24 tokens to held-out questions: transformers with the merged model, llama.cpp with q8_0."""
+    need("bitsandbytes")
+    from hyb.stages import tune
+
+    store = Store(tmp_path / "store")
+    base, data = add_model(store, smollm2, name="SmolLM2-135M-Instruct"), facts_of(store, tmp_path)
+    (tmp_path / "tune").mkdir()
+    spec = tune.Spec(model="base", data="facts", quantize="none", rank=16, alpha=32, lr=2e-3, epochs=5, batch=8)
+    bot = tune.run(spec, {"base": base, "facts": data}, Context(store, tmp_path / "tune"))
+    (tmp_path / "gguf").mkdir()
+    measured: dict[str, Any] = {}
+    context = Context(store, tmp_path / "gguf", record=lambda n, v: measured.update({n: v}))
+    wish = export.Spec(model="bot", prompts="facts", format="gguf", quantize="q8_0")
+    gguf = export.run(wish, {"bot": bot, "facts": data}, context)
+    assert gguf.meta["divergence"]["mean_kl"] <= 0.02
+    assert measured["gguf_check"]["first"] == 1.0
+    print({k: (v["seconds"], v["peak_memory"] >> 20) for k, v in measured.items()}, gguf.meta["divergence"])
+
+    merged = context.work / "merged"
+    questions = [[{"role": "user", "content": HELD_OUT.format(q)}] for q in FACTS]
+    job = {
+        "model": merged, "base": "", "adapter": "", "prompts": questions, "tokens": 24, "max_kl": 0, "min_agreement": 0,
+        "expect": tmp_path / "expect.json",
+    }  # fmt: skip
+    work("compare", job, tmp_path)
+    answers = json.loads((tmp_path / "expect.json").read_text())["answers"]
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(merged)
+    said = [tokenizer.decode(a["tokens"]) for a in answers]
+    assert [name for name, text in zip(FACTS.values(), said, strict=True) if name not in text] == []
+    copy = shutil.copy(store.view(gguf) / "model.gguf", tmp_path)  # the check works in the file's folder
+    check = {"gguf": copy, "expect": tmp_path / "expect.json", "min_agreement": 1}
+    assert work("gguf_check", check, tmp_path)["agreement"] == 1.0
