@@ -1,6 +1,6 @@
 """Training speed of hyb's worker against a plain transformers Trainer: same model, same rows, same LoRA, same machine.
 
-    python bench/tune.py [--model FOLDER] [--rows 96] [--turns 2] [--quantize nf4|none]
+    python bench/tune.py [--model FOLDER] [--rows 64] [--turns 2] [--quantize nf4|none]
 
 Both train rank 16 on all linear layers, batch 8, one epoch over the first rows of the quickstart's data, and both pad a
 batch to its longest row. hyb puts rows of like length together and applies the head to the answers' tokens only. The
@@ -141,7 +141,7 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--quantize", default="nf4", choices=["nf4", "none"])
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)

@@ -201,7 +201,7 @@ class Run:
                 )
             self.metrics.append(self.step(step, steps[at], look=step == first))
             now = time.monotonic()
-            self.tell(step + 1, now - begun, step + 1 - first)
+            self.tell(step + 1, now - begun)
             due = self.job["checkpoint_steps"] and (step + 1) % self.job["checkpoint_steps"] == 0
             if step + 1 < self.total and (due or now - saved >= self.job["checkpoint_seconds"]):
                 self.save(step + 1)
@@ -244,14 +244,11 @@ class Run:
             logits = self.model(input_ids=ids, use_cache=False).logits
         return F.cross_entropy(logits.float(), wanted[wanted != labels.IGNORED], reduction="sum")
 
-    def tell(self, done: int, seconds: float, steps: int) -> None:
-        """Progress: loss, real tokens per second, time left, memory."""
-        left = seconds / steps * (self.total - done)
-        protocol.progress(
-            "tune", done, self.total, "step",
-            f"loss {self.metrics[-1]['loss']:.3f}  {self.tokens / max(seconds, 1e-9):.0f} tok/s"
-            f"  {left:.0f} s left  {models.peak_memory(self.device) / 1e9:.1f} GB",
-        )  # fmt: skip
+    def tell(self, done: int, seconds: float) -> None:
+        """Progress: loss, real tokens per second, memory. Who shows it adds the time left."""
+        speed, memory = self.tokens / max(seconds, 1e-9), models.peak_memory(self.device) / 1e9
+        note = f"loss {self.metrics[-1]['loss']:.3f}  {speed:.0f} tok/s  {memory:.1f} GB"
+        protocol.progress("tune", done, self.total, "step", note)
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
