@@ -26,7 +26,7 @@ svg { display: block; width: 100%; max-width: 44rem; height: auto; } svg text { 
 table { width: 100%; border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .5rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { position: sticky; top: 0; background: var(--back); }
-td { overflow-wrap: anywhere; min-width: 6rem; } td.mark { min-width: 0; }
+td { overflow-wrap: anywhere; min-width: 6rem; } td.mark { min-width: 0; white-space: nowrap; }
 .scroll { overflow-x: auto; } .filter label { margin-right: 1.25rem; cursor: pointer; }
 main:has(#only-wrong:checked) tr.right, main:has(#only-changed:checked) tr.same { display: none; }
 @media print { .filter { display: none; } body { max-width: none; } }

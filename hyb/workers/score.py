@@ -11,7 +11,8 @@ NF4 on the CPU is evaluated on its dequantized values, where memory allows: the 
 each token. GGUF goes through llama.cpp inside this process, one question after the other.
 
 Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, context}], `questions` (JSON lines with
-`messages`, `where`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`, `batch`, `seed`, `device`.
+`messages`, `where`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`, `batch`, `seed`,
+`device`.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ class GgufSpeaker:
             except (ValueError, RuntimeError) as error:
                 raise Failed(f"llama.cpp refused {asked.where}: {error}") from error
             if "choices" not in reply:
-                raise Failed(f"llama.cpp refused {asked.where}: {reply.get('error', reply)}")
+                raise Failed(f"llama.cpp refused {asked.where}: {reply.get('error', {}).get('message', 'no answer')}")
             choice = reply["choices"][0]
             text = choice["message"]["content"] or ""
             yield Said(index, text, thinking, reply["usage"]["completion_tokens"], choice["finish_reason"] == "stop")
