@@ -36,6 +36,7 @@ from hyb.workers.protocol import Failed
 
 CLIP = 1.0  # largest norm of the gradient
 BETAS = (0.9, 0.999)
+NOT_THE_RESULT = ("model", "train", "out", "checkpoints", "checkpoint_seconds", "checkpoint_steps")
 METRICS = ("step", "loss", "lr", "grad_norm")
 MEGABATCH = 16  # batches among which rows of like length are put together
 
@@ -45,7 +46,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     models.make_deterministic(job["seed"])
     device = models.pick_device(job["device"])
     tokenizer = models.load_tokenizer(job["model"])
-    rows = [json.loads(line) for line in Path(job["train"]).read_text().splitlines() if line.strip()]
+    rows = [json.loads(line) for line in Path(job["train"]).read_bytes().split(b"\n") if line.strip()]
     config = models.load_config(job["model"])
     limit = min(job["max_length"], getattr(config, "max_position_embeddings", None) or job["max_length"])
     encoder = labels.Encoder(tokenizer, models.load_stop_ids(job["model"], config, tokenizer), job["think"])
@@ -172,10 +173,8 @@ class Run:
         )
         self.per_epoch = -(-len(self.examples) // self.rows_a_step)
         self.total = max(1, math.ceil(self.per_epoch * self.job["epochs"]))
-        self.fingerprint = dg.of_json(
-            {k: v for k, v in self.job.items() if k not in ("model", "train", "out", "checkpoints")}
-            | {"examples": [[e.ids, e.labels] for e in self.examples]}
-        )
+        settings = {k: v for k, v in self.job.items() if k not in NOT_THE_RESULT}
+        self.fingerprint = dg.of_json({**settings, "examples": [[e.ids, e.labels] for e in self.examples]})
         self.head = AnswerHead(self.model.get_output_embeddings())
 
     @property

@@ -67,8 +67,8 @@ def rows(count: int = 16) -> list[dict[str, Any]]:
 
 def job(base: Path, folder: Path, data: list[dict[str, Any]] | None = None, **changed: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    lines = "".join(json.dumps(row) + "\n" for row in data or rows())
-    (folder / "train.jsonl").write_text(lines)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data or rows())
+    (folder / "train.jsonl").write_text(lines, encoding="utf-8")
     return {
         "model": str(base), "train": str(folder / "train.jsonl"), "out": str(folder / "out"), "name": "tiny",
         "checkpoints": str(folder / "checkpoints"), "quantize": "nf4", "rank": 8, "alpha": 16.0, "dropout": 0.0,
@@ -120,7 +120,8 @@ def test_the_model_learns_the_rows_by_heart_and_plain_peft_loads_the_adapter(tmp
 
 
 def test_the_adapter_tells_nothing_of_this_machine_and_anyone_may_read_it(base: Path, tmp_path: Path) -> None:
-    work(base, tmp_path, epochs=1.0)
+    strange = chat_row("What\u2028is it?", "It\x85is \x0b42.")  # line separators, to Python
+    assert work(base, tmp_path, [*rows(), strange], epochs=1.0)["rows"] == 17
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
     assert config["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
