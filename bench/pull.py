@@ -12,12 +12,14 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+from common import median, report
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -91,23 +93,17 @@ def main() -> None:
         for _ in range(options.runs):
             for name, argv in contenders(work).items():
                 times[name].append(timed(argv, work, env))
-    report(times, options)
+    title = f"pull of {options.megabytes} MB in {options.shards} files, {options.runs} runs in turn"
+    report("pull", title, rows(times, options.megabytes))
 
 
-def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
-    """A table on stdout, the numbers in bench/results/pull.json."""
-    base = statistics.median(next(iter(times.values())))
-    rows = {}
-    print(f"{options.megabytes} MB in {options.shards} files, {options.runs} runs in turn, {os.cpu_count()} cores")
-    print(f"{'':26} {'median s':>9} {'min s':>7} {'MB/s':>7} {'ratio':>6}")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        rows[name] = {"seconds": [round(s, 3) for s in seconds], "median": round(median, 3), "ratio": round(base / median, 3)}
-        print(f"{name:26} {median:9.2f} {min(seconds):7.2f} {options.megabytes / median:7.0f} {base / median:5.2f}x")
-    results = Path(__file__).parent / "results" / "pull.json"
-    results.parent.mkdir(exist_ok=True)
-    size = {"megabytes": options.megabytes, "shards": options.shards, "cores": os.cpu_count()}
-    results.write_text(json.dumps({**size, "against": "hf download", "contenders": rows}, indent=2) + "\n")
+def rows(times: dict[str, list[float]], megabytes: int) -> list[dict[str, Any]]:
+    """One row a contender; `ratio` above 1 is faster than the first."""
+    base = median(next(iter(times.values())))
+    return [
+        {"": name, "median s": median(t), "min s": min(t), "MB/s": megabytes / median(t), "ratio": base / median(t)}
+        for name, t in times.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import threading
 import time
 import urllib.parse
@@ -68,8 +69,7 @@ class Hub:
             pass
 
         Bound.hub = hub
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Bound)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> Hub:
@@ -121,6 +121,15 @@ def _of_file(path: Path, _mtime: int) -> tuple[str, str, int]:
             git.update(data)
             sha256.update(data)
     return git.hexdigest(), sha256.hexdigest(), size
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is part of many tests; anything else is a fault of this server, and is shown."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -90,7 +90,6 @@ class Meter:
     def __init__(self, say: Say, task: str, total: int) -> None:
         self._say, self._task, self._total = say, task, total
         self._done, self._fetched, self._last = 0, 0, 0.0
-        self._start = time.monotonic()
         self._lock = threading.Lock()
 
     def add(self, count: int, *, fetched: bool = True) -> None:
@@ -101,19 +100,12 @@ class Meter:
             now = time.monotonic()
             if now - self._last >= 0.1 or self._done == self._total:
                 self._last = now
-                self._say(Progress(self._task, self._done, self._total, "B", self._note(now)))
+                self._say(Progress(self._task, self._done, self._total, "B"))
 
     @property
     def fetched(self) -> int:
         """Bytes that came over the network."""
         return self._fetched
-
-    def _note(self, now: float) -> str:
-        seconds = now - self._start
-        if self._fetched <= 0 or seconds < 0.5:
-            return ""
-        rate = self._fetched / seconds
-        return f"{rate / 1e6:.1f} MB/s, {(self._total - self._done) / rate:.0f} s left"
 
 
 class Refused(Protocol):

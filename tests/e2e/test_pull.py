@@ -670,7 +670,7 @@ TOKENIZE = """
 import json, sys, urllib.request
 import xllamacpp
 params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.port, params.n_parallel, params.vocab_only = sys.argv[1], 256, 0, 1, False
+params.model.path, params.n_ctx, params.port, params.n_parallel, params.warmup = sys.argv[1], 256, 0, 1, False
 server = xllamacpp.Server(params)
 def ids(text):
     body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
