@@ -59,7 +59,7 @@ def read(path: Path) -> Lock:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HybError(
             f"`{path}` is damaged: {type(error).__name__}: {error}",
-            hint="take it back from version control, or delete it and run `hyb run`: steps in the store are not run again",
+            hint="take it back from version control, or delete it: `hyb run` writes it anew, steps are not run again",
             code=Exit.CHECK,
         ) from error
     return Lock(pins, found)

@@ -121,7 +121,7 @@ class Store:
         """Put bytes into the store; nothing is written when they are there."""
         blob = Blob(dg.of_bytes(data), len(data))
         if not self.has_blob(blob):
-            with self._writing(), self._incoming() as temporary:
+            with self.writing(), self._incoming() as temporary:
                 temporary.write_bytes(data)
                 self._publish(temporary, blob)
         return blob
@@ -133,7 +133,7 @@ class Store:
 
         Raises HybError (exit 4) when `expected` is given and the digest is another; nothing is kept then.
         """
-        with self._writing(), self._incoming() as temporary:
+        with self.writing(), self._incoming() as temporary:
             with temporary.open("wb") as out:
                 digest, size = dg.of_stream(_Tee(stream, out), progress)  # type: ignore[arg-type]
             _expect(expected, digest, "the stream")
@@ -165,7 +165,7 @@ class Store:
             if how == "move":
                 path.unlink()
             return blob
-        with self._writing(), self._incoming() as temporary:
+        with self.writing(), self._incoming() as temporary:
             try:
                 if how == "link":
                     temporary.hardlink_to(path)
@@ -255,7 +255,7 @@ class Store:
         """Write any OCI image manifest whose blobs are in the store, and list it in the index."""
         data = dg.canonical_json(manifest)
         blob = self.add_bytes(data)
-        with self._index() as entries:
+        with self.index() as entries:
             if not any(e["digest"] == blob.digest for e in entries):
                 entries.append({"mediaType": MANIFEST, "digest": blob.digest, "size": blob.size})
         return _artifact(blob.digest, json.loads(data))
@@ -277,7 +277,7 @@ class Store:
 
     def digests(self) -> list[str]:
         """The manifest digests that the index lists, in its order, once each."""
-        return list(dict.fromkeys(e["digest"] for e in self._entries()))
+        return list(dict.fromkeys(e["digest"] for e in self.entries()))
 
     def referrers(self, digest: str) -> list[Artifact]:
         """Artifacts whose subject is `digest`: receipts and reports."""
@@ -293,7 +293,7 @@ class Store:
         target = self.root / "views" / artifact.digest.removeprefix("sha256:")
         if target.is_dir() and all((target / f.path).is_file() for f in artifact.files):
             return target
-        with self._writing(), self._incoming() as temporary:
+        with self.writing(), self._incoming() as temporary:
             temporary.mkdir()
             for f in artifact.files:
                 place = temporary / safe_path(f.path)
@@ -310,14 +310,14 @@ class Store:
 
     def tags(self) -> dict[str, str]:
         """Name → manifest digest."""
-        return {e["annotations"][REF]: e["digest"] for e in self._entries() if REF in e.get("annotations", {})}
+        return {e["annotations"][REF]: e["digest"] for e in self.entries() if REF in e.get("annotations", {})}
 
     def tag(self, name: str, digest: str) -> None:
         """Give an artifact a name; the name moves if another artifact had it."""
         if self.tags().get(name) == digest:
             return
         size = self._size_of(digest)
-        with self._index() as entries:
+        with self.index() as entries:
             entries[:] = [e for e in entries if e.get("annotations", {}).get(REF) != name]
             if not any(e["digest"] == digest and REF not in e.get("annotations", {}) for e in entries):
                 entries.append({"mediaType": MANIFEST, "digest": digest, "size": size})
@@ -328,7 +328,7 @@ class Store:
         digest = self.tags().get(name)
         if digest is None:
             raise unknown_name(name, self.tags())
-        with self._index() as entries:
+        with self.index() as entries:
             entries[:] = [e for e in entries if e.get("annotations", {}).get(REF) != name]
         return str(digest)
 
@@ -369,13 +369,13 @@ class Store:
     def record_step(self, key: str, stage: str, output: str) -> None:
         """Remember that a step key gave `output`."""
         outputs = list(dict.fromkeys([output, *self.outputs(key)]))
-        with self._writing():
+        with self.writing():
             fs.write_atomic(self._step_path(key), dg.canonical_json({"stage": stage, "outputs": outputs}))
 
     def work(self, key: str) -> Path:
         """The folder that a step keeps until it is done; it outlives a kill."""
         folder = self.root / "work" / key.removeprefix("sha256:")
-        with self._writing():
+        with self.writing():
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -383,7 +383,7 @@ class Store:
     def locked_step(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold a step, so that two processes never do the same one; `waiting` is called when another has it."""
         path = self.root / "locks" / key.removeprefix("sha256:")
-        with self._writing():
+        with self.writing():
             pass
         try:
             with fs.locked(path, wait=False):
@@ -401,69 +401,10 @@ class Store:
         if not os.access(self.root / "locks", os.W_OK) and (self.root / "hyb.json").exists():
             yield  # read-only: nobody can collect here, and nothing will be added
             return
-        with self._writing():
+        with self.writing():
             pass
         with fs.locked(self.root / "locks" / "store", shared=True):
             yield
-
-    # -- keeping order -------------------------------------------------------------------------------------------
-
-    def gc(self, *, dry_run: bool = False) -> tuple[int, int]:
-        """Remove what no name reaches; returns (things removed, bytes freed). Raises HybError during a run."""
-        with self._writing():
-            pass
-        try:
-            with fs.locked(self.root / "locks" / "store", wait=False), self._writing():
-                return self._gc(dry_run)
-        except BlockingIOError as error:
-            raise HybError(
-                f"the store `{self.root}` is in use by another hyb", hint="wait for it, then try again"
-            ) from error
-
-    def _gc(self, dry_run: bool) -> tuple[int, int]:
-        kept = self.reachable()
-        blobs = {b.digest for d in kept for b in blobs_of(self.artifact(d))} | kept
-        dead = [p for p in self.blobs.iterdir() if "sha256:" + p.name not in blobs]
-        dead += [p for p in (self.root / "views").glob("*") if "sha256:" + p.name not in kept]
-        steps = (self.root / "steps").glob("*.json")
-        dead += [p for p in steps if not kept.intersection(self.outputs("sha256:" + p.stem))]
-        dead += [*(self.root / "tmp").glob("*"), *(self.root / "work").glob("*")]
-        freed = sum(p.stat().st_size for p in dead if p.parent == self.blobs)
-        if not dry_run:
-            with self._index() as entries:
-                entries[:] = [e for e in entries if e["digest"] in kept]
-            for path in dead:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        return len(dead), freed
-
-    def reachable(self) -> set[str]:
-        """Manifest digests reached from a name: itself, what it needs, and what speaks of it."""
-        found: set[str] = set()
-        todo = list(self.tags().values())
-        while todo:
-            digest = todo.pop()
-            if digest in found or not self.blob_path(digest).exists():
-                continue
-            found.add(digest)
-            todo += [*self.artifact(digest).needs, *(a.digest for a in self.referrers(digest))]
-        return found
-
-    def rebuild_index(self, *, keep_names: bool = False) -> int:
-        """Write index.json anew from the blobs that are manifests; returns how many artifacts were found.
-
-        Names that only the index knew are lost, unless `keep_names` (the index must be readable then).
-        """
-        entries: list[dict[str, Any]] = []
-        named = [e for e in self._entries() if REF in e.get("annotations", {})] if keep_names else []
-        for path in sorted(self.blobs.iterdir()):
-            if path.stat().st_size < 4 << 20 and (data := path.read_bytes()).startswith(b"{"):
-                with contextlib.suppress(ValueError):
-                    if json.loads(data).get("mediaType") == MANIFEST and dg.of_bytes(data) == "sha256:" + path.name:
-                        entries.append({"mediaType": MANIFEST, "digest": "sha256:" + path.name, "size": len(data)})
-        with self._writing(), fs.locked(self.root / "locks" / "index"):
-            found = {e["digest"] for e in entries}
-            self._write_index([*entries, *(e for e in named if e["digest"] in found)])
-        return len(entries)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -484,14 +425,15 @@ class Store:
             )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Around every write: lays the store out first, and says what is wrong in words."""
         with fs.explained(f"can't write to the store `{self.root}`", also=ANOTHER):
             if not (self.root / "hyb.json").exists():
                 for name in ("blobs/sha256", "steps", "views", "work", "locks", "tmp"):
                     (self.root / name).mkdir(parents=True, exist_ok=True)
                 with fs.locked(self.root / "locks" / "index"):
                     if not (self.root / "index.json").exists():
-                        self._write_index([])
+                        self.write_index([])
                     fs.write_atomic(self.root / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
                     fs.write_atomic(self.root / "hyb.json", dg.canonical_json({"store": FORMAT}))
             yield
@@ -517,7 +459,8 @@ class Store:
         temporary.replace(target)  # over a damaged one of that name, too
         fs.sync_folder(self.blobs)
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[dict[str, Any]]:
+        """The descriptors of index.json. Raises HybError (exit 4) when it is damaged."""
         path = self.root / "index.json"
         try:
             entries = json.loads(path.read_bytes())["manifests"]
@@ -534,16 +477,17 @@ class Store:
         return list(entries)
 
     @contextlib.contextmanager
-    def _index(self) -> Iterator[list[dict[str, Any]]]:
+    def index(self) -> Iterator[list[dict[str, Any]]]:
         """The index's entries, to be changed in place; written back if they were."""
-        with self._writing(), fs.locked(self.root / "locks" / "index"):
-            entries = self._entries()
+        with self.writing(), fs.locked(self.root / "locks" / "index"):
+            entries = self.entries()
             before = list(entries)
             yield entries
             if entries != before:
-                self._write_index(entries)
+                self.write_index(entries)
 
-    def _write_index(self, entries: list[dict[str, Any]]) -> None:
+    def write_index(self, entries: list[dict[str, Any]]) -> None:
+        """Write index.json; the caller holds its lock."""
         data = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
         fs.write_atomic(self.root / "index.json", json.dumps(data, indent=1).encode())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hyb import digest as dg
 from hyb import lock as lockfile
 from hyb import recipe as recipes
+from hyb import upkeep
 from hyb.errors import HybError
 from hyb.plan import key_of
 from hyb.progress import Progress, Say
@@ -75,7 +76,7 @@ def repair(store: Store) -> list[str]:
     try:
         store.tags()
     except HybError:
-        done.append(f"wrote index.json anew: {store.rebuild_index()} artifacts found")
+        done.append(f"wrote index.json anew: {upkeep.rebuild_index(store)} artifacts found")
     aside = store.root / "damaged"
     for path in sorted(store.blobs.glob("*")) if store.blobs.is_dir() else []:
         digest = "sha256:" + path.name
@@ -84,7 +85,7 @@ def repair(store: Store) -> list[str]:
             path.replace(aside / path.name)
             done.append(f"set `{short(digest)}` aside in `{aside}`")
     if done:
-        store.rebuild_index(keep_names=True)
+        upkeep.rebuild_index(store, keep_names=True)
     return done
 
 

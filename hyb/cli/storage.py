@@ -120,7 +120,9 @@ def gc(s: Session) -> None:
 
     Example: hyb gc --dry-run
     """
-    count, freed = s.store.gc(dry_run=s.dry_run) if (s.store.root / "hyb.json").exists() else (0, 0)
+    from hyb import upkeep
+
+    count, freed = upkeep.gc(s.store, dry_run=s.dry_run)
     word = "would remove" if s.dry_run else "removed"
     s.show({"removed": count, "bytes": freed, "dry_run": s.dry_run}, f"{word} {count} things, {size(freed)}")
 

@@ -1,0 +1,91 @@
+"""Keeping the store in order: what no name reaches is removed, a damaged index is written anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hyb import digest as dg
+from hyb import fs
+from hyb.errors import HybError
+from hyb.store import MANIFEST, REF, Artifact, Store, blobs_of
+
+SMALL = 4 << 20  # bytes: no manifest is larger (image-spec asks registries to take at least this)
+
+
+def gc(store: Store, *, dry_run: bool = False) -> tuple[int, int]:
+    """Remove what no name reaches; returns (things removed, bytes freed). Raises HybError while a run is going on."""
+    if not (store.root / "hyb.json").exists():
+        return 0, 0
+    try:
+        with fs.locked(store.root / "locks" / "store", wait=False), store.writing():
+            return _gc(store, dry_run)
+    except BlockingIOError as error:
+        hint = "wait for it, then try again"
+        raise HybError(f"the store `{store.root}` is in use by another hyb", hint=hint) from error
+
+
+def _gc(store: Store, dry_run: bool) -> tuple[int, int]:
+    artifacts = {a.digest: a for a in store.artifacts()}
+    kept = reachable(store, artifacts)
+    blobs = {b.digest for d in kept for b in blobs_of(artifacts[d])} | kept
+    dead = [p for p in store.blobs.iterdir() if "sha256:" + p.name not in blobs]
+    freed = sum(p.stat().st_size for p in dead)
+    dead += [p for p in (store.root / "views").iterdir() if "sha256:" + p.name not in kept]
+    dead += [p for p in (store.root / "steps").iterdir() if not kept.intersection(store.outputs("sha256:" + p.stem))]
+    dead += [*(store.root / "tmp").iterdir(), *(store.root / "work").iterdir()]
+    if not dry_run:
+        with store.index() as entries:
+            entries[:] = [e for e in entries if e["digest"] in kept]
+        for path in dead:
+            _remove(path)
+    return len(dead), freed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def reachable(store: Store, artifacts: dict[str, Artifact]) -> set[str]:
+    """Digests reached from a name: the artifact itself, what it needs, and what speaks of it."""
+    speak_of: dict[str, list[str]] = {}
+    for a in artifacts.values():
+        if a.subject:
+            speak_of.setdefault(a.subject, []).append(a.digest)
+    found: set[str] = set()
+    todo = list(store.tags().values())
+    while todo:
+        digest = todo.pop()
+        if digest in artifacts and digest not in found:
+            found.add(digest)
+            todo += [*artifacts[digest].needs, *speak_of.get(digest, ())]
+    return found
+
+
+def rebuild_index(store: Store, *, keep_names: bool = False) -> int:
+    """Write index.json anew from the blobs that are manifests; returns how many artifacts were found.
+
+    Names that only the index knew are lost, unless `keep_names` (the index must be readable then).
+    """
+    named = [e for e in store.entries() if REF in e.get("annotations", {})] if keep_names else []
+    entries: list[dict[str, Any]] = [e for p in sorted(store.blobs.iterdir()) if (e := _manifest(p))]
+    found = {e["digest"] for e in entries}
+    with store.writing(), fs.locked(store.root / "locks" / "index"):
+        store.write_index([*entries, *(e for e in named if e["digest"] in found)])
+    return len(entries)
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """The index's entry for a blob that is a whole manifest, else None."""
+    if path.stat().st_size > SMALL or not (data := path.read_bytes()).startswith(b"{"):
+        return None
+    with contextlib.suppress(ValueError):
+        if json.loads(data).get("mediaType") == MANIFEST and dg.of_bytes(data) == "sha256:" + path.name:
+            return {"mediaType": MANIFEST, "digest": "sha256:" + path.name, "size": len(data)}
+    return None
