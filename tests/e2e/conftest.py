@@ -48,8 +48,13 @@ def smollm2_gguf(smollm2_wheel: Path, tmp_path_factory: pytest.TempPathFactory) 
 def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a folder with safetensors (bf16, 270 MB), as `pull` makes it. Do not write to it."""
     need("torch", "transformers")
-    from hyb import engine
+    from hyb import hub
+    from hyb.stages import pull
+    from hyb.stages.base import Context
+    from hyb.store import Store
 
-    work = tmp_path_factory.mktemp("smollm2-hf")
-    engine.worker("gguf2hf", {"gguf": str(smollm2_gguf), "out": str(work / "out")}, work, lambda _: None)
-    return work / "out"
+    store = Store(tmp_path_factory.mktemp("smollm2-store"))
+    source = f"file:{smollm2_gguf}"
+    pins = {source: hub.pin(source, offline=True)}
+    spec = pull.Spec(source=source, format="safetensors")
+    return store.view(pull.run(spec, {}, Context(store, store.work("sha256:" + "0" * 64), offline=True, pins=pins)))
