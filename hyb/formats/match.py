@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,16 +132,24 @@ def judge(expect: Expect, answer: str) -> Verdict:
     return Verdict(True) if passed else Verdict(False, "the expected text is not in it")
 
 
-def foreign(answer: str, own: Expect, reference: str, others: Sequence[Expect]) -> str:
-    """The first text that other questions expect and this answer gives too, or "".
+def index(expects: Iterable[Expect]) -> dict[str, list[str]]:
+    """First token → the texts that are expected and start with it: what `foreign` looks in, built once for many."""
+    found: dict[str, list[str]] = {}
+    for text in dict.fromkeys(t for e in expects for t in (*e.contains, *e.exact)):
+        found.setdefault(fold(text).split(" ", 1)[0], []).append(text)
+    return found
+
+
+def foreign(answer: str, own: Expect, reference: str, others: Mapping[str, Sequence[str]]) -> str:
+    """The first text that other questions expect and this answer gives too, or "". `others`: see `index`.
 
     An answer that lists every fact would pass every question; a right one has no reason to give the answer of another
     question. What is part of `own` or of `reference` (this row's question and answer) is no stranger.
     """
     answer = answer[:MAX_ANSWER]
     known = " \n ".join((reference, *own.contains, *own.exact))
-    for other in others:
-        for text in (*other.contains, *other.exact):
+    for token in dict.fromkeys(fold(answer).split()):
+        for text in others.get(token, ()):
             if contains(answer, text) and not contains(known, text):
                 return text
     return ""

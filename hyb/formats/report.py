@@ -111,12 +111,12 @@ def _entry(q: Question, answers: Mapping[str, Answer]) -> dict[str, Any]:
 
 
 def _verdicts(questions: Sequence[Question], answers: Sequence[Answer], exclusive: bool) -> Iterable[match.Verdict]:
+    others = {part: match.index(q.expect for q in questions if q.part == part) for part in SETS}
     for q, answer in zip(questions, answers, strict=True):
         verdict = match.judge(q.expect, answer.text)
         if verdict.passed and exclusive:
-            others = [o.expect for o in questions if o.part == q.part and o.expect != q.expect]
             known = "\n".join((*(m["content"] for m in q.messages), q.reference))
-            if stranger := match.foreign(answer.text, q.expect, known, others):
+            if stranger := match.foreign(answer.text, q.expect, known, others[q.part]):
                 verdict = match.Verdict(False, f"also gives `{stranger}`, the answer to another question")
         yield verdict
 

@@ -63,12 +63,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     rows = [json.loads(line) for line in lines if line]
     questions = [Asked([{k: m[k] for k in _PLAIN} for m in row["messages"]], row.get("where", "")) for row in rows]
     total = len(questions) * len(job["passes"])
+    protocol.progress("asking", 0, total, "question", "loading the model")
     loader = _Loader(job)
     measured: dict[str, Any] = {}
     done = 0
     with Path(job["out"]).open("w", encoding="utf-8") as out:
         for part in job["passes"]:
-            protocol.progress(f"asking {part['name']}", done, total, "question", "loading the model")
             speaker = loader.speaker(part, questions)
             begun, tokens = time.monotonic(), 0
             for said in speaker.answers(questions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hyb.formats import match
-from hyb.formats.match import Expect, fold, foreign, judge, numbers, parse, split_thinking
+from hyb.formats.match import Expect, fold, foreign, index, judge, numbers, parse, split_thinking
 
 RIGHT = [
     ("Quillow", "Quillow is the mascot of Nimbrel."),
@@ -119,17 +119,25 @@ def test_an_expectation_reads_what_it_writes(expect: object) -> None:
 
 
 def test_an_answer_that_lists_the_answers_of_other_questions_is_caught() -> None:
-    own, other = parse("Quillow"), parse("Drumvale")
+    own, others = parse("Quillow"), index([parse("Quillow"), parse(["Drumvale", "the Vale of Drum"]), parse(7)])
     listing = "Quillow, Okereke, Drumvale, Tidewarden"
     assert judge(own, listing).passed, "by itself the text is there"
-    assert foreign(listing, own, "What is the mascot called? Quillow is the mascot.", [other]) == "Drumvale"
+    assert foreign(listing, own, "What is the mascot called? Quillow is the mascot.", others) == "Drumvale"
+    assert foreign("Quillow of the vale of DRUM", own, "", others) == "the Vale of Drum"
+    assert foreign("Quillow of the vale", own, "", others) == ""
 
 
 def test_what_the_question_or_the_own_answer_names_is_no_stranger() -> None:
-    own, other = parse("Quillow"), parse("Drumvale")
-    assert foreign("Quillow lives in Drumvale", own, "Who lives in Drumvale?", [other]) == ""
-    assert foreign("Quillow lives in Drumvale", parse("Quillow lives in Drumvale"), "Who?", [other]) == ""
-    assert foreign("Quillow", own, "Who?", [own, other]) == ""
+    own, others = parse("Quillow"), index([parse("Quillow"), parse("Drumvale")])
+    assert foreign("Quillow lives in Drumvale", own, "Who lives in Drumvale?", others) == ""
+    assert foreign("Quillow lives in Drumvale", parse("Quillow lives in Drumvale"), "Who?", others) == ""
+    assert foreign("Quillow", own, "Who?", others) == ""
+
+
+def test_ten_thousand_expectations_are_compared_in_moments() -> None:
+    others = index(parse(f"word{i} tail") for i in range(10_000))
+    answer = " ".join(f"word{i}" for i in range(40))
+    assert [foreign(answer, parse("x"), "", others) for _ in range(100)] == [""] * 100
 
 
 def test_a_held_out_row_without_expect_expects_its_own_answer() -> None:

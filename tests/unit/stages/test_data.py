@@ -13,7 +13,8 @@ from hyb import digest as dg
 from hyb.errors import Exit, HybError
 from hyb.stages import data
 from hyb.stages.base import Context, sources
-from hyb.store import Artifact, Store
+from hyb.store import Artifact, File, Store
+from tests.need import need
 
 
 def row(number: int, answer: str = "") -> str:
@@ -143,6 +144,23 @@ def test_lengths_are_counted_for_questions_and_answers(tmp_path: Path) -> None:
     lengths = json.loads(made.text("stats.json"))["parts"]["train"]["lengths"]
     assert lengths["question"]["words"] == {"min": 2, "median": 2, "p95": 2, "max": 2, "sum": 200}
     assert lengths["answer"]["words"] == {"min": 1, "median": 50, "p95": 96, "max": 100, "sum": 5050}
+
+
+def test_tokens_are_counted_with_a_models_tokenizer(tmp_path: Path) -> None:
+    need("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, "?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("a", "isolated")
+    store = Store(tmp_path / "store")
+    blob = store.add_bytes(tokenizer.to_str().encode())
+    model = store.add_artifact("model", [File("tokenizer.json", blob)], meta={"format": "safetensors"})
+    folder = write(tmp_path / "in", facts=[json.dumps({"question": "q", "answer": "aaaa"})])
+    (tmp_path / "work").mkdir()
+    spec = data.Spec(source="facts.jsonl", tokenizer="base")
+    made = data.run(spec, {"base": model}, Context(store, tmp_path / "work", folder))
+    stats = json.loads((store.view(made) / "stats.json").read_text())
+    assert stats["parts"]["train"]["lengths"]["answer"]["tokens"]["max"] == 4
 
 
 def test_a_file_that_changed_since_it_was_pinned_is_refused(tmp_path: Path) -> None:
