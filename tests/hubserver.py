@@ -44,6 +44,7 @@ class Asked:
     path: str
     range: str = ""
     authorization: str = ""
+    at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass

@@ -158,23 +158,14 @@ class _Fetch:
         """Fetch a file into the cache, while no other program does."""
         blob, partial = self.repo.blob(wanted.etag), self.repo.partial(wanted.etag)
         blob.parent.mkdir(parents=True, exist_ok=True)
-        known = self._identity(blob)
         with self.repo.locked(wanted.etag):
-            if self._identity(blob) != known and (done := self._here(wanted)):  # another program was faster
+            if blob.exists() and (done := self._here(wanted)):  # another program was faster
                 return done
             url = f"{endpoint()}/{self.source.repo}/resolve/{self.source.revision}/{_quoted(wanted.path)}"
             refused = hub_errors.Refused(self.source, endpoint())
             digest = Download(http, url, wanted, partial, self.meter, refused, self.stop).run()
             partial.replace(blob)
         return Fetched(wanted.path, blob, digest, _how(blob))
-
-    @staticmethod
-    def _identity(path: Path) -> tuple[int, int]:
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return (0, 0)
-        return stat.st_ino, stat.st_mtime_ns
 
     def _parallel(self, tasks: Sequence[Callable[[], Fetched]]) -> list[Fetched]:
         """Run all; the first failure, or ^C, ends the others where they are."""
@@ -183,7 +174,8 @@ class _Fetch:
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                self.stop.set() if any(not f.done() or f.exception() for f in futures) else None
+                if any(not f.done() or f.exception() for f in futures):
+                    self.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
         failures = [
             e for f in futures if not f.cancelled() and (e := f.exception()) and not isinstance(e, StoppedError)
