@@ -16,7 +16,6 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -232,18 +231,18 @@ def _write_layers(model: Artifact, context: Context) -> Iterator[oci.Layer]:
 
 
 def _write_layer(entries: Sequence[tar.Entry], before: int, total: float, context: Context) -> Blob:
-    """One pass: the next chunk is read and written while a second thread hashes the last one."""
+    """Read, hash and write in one pass.
+
+    One thread: a second one that hashes is faster only while the machine has nothing else to do, and dearer always.
+    """
     path, hasher, size = context.work / "layer.partial", hashlib.sha256(), 0
     with fs.explained(f"can't write a layer in `{context.work}`"):
-        with path.open("wb") as out, ThreadPoolExecutor(1) as hashing:
-            pending = hashing.submit(hasher.update, b"")
+        with path.open("wb") as out:
             for chunk in tar.chunks(entries):
                 out.write(chunk)
-                pending.result()
-                pending = hashing.submit(hasher.update, chunk)
+                hasher.update(chunk)
                 size += len(chunk)
                 context.say(Progress("pack", before + size, total, "B"))
-            pending.result()
         return context.store.add_file(path, how="move", trusted="sha256:" + hasher.hexdigest())
 
 
