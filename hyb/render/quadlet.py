@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from hyb.render.unit import CONTAINER_PORT, MODELS, ServiceUnit, environment
 
-KEY_FILE = "/run/secrets/api-key"
+KEY_FILE = "/etc/hyb/api-key"
+"""Not below /run/secrets: with a read-only root, Podman puts a read-only folder there and fails to mount into it."""
 HEALTH = ("python3", "-P", "-m", "hyb.serving", "--healthy")
 
 Section = list[tuple[str, str]]
@@ -49,7 +50,7 @@ def _arguments(unit: ServiceUnit) -> Iterator[str]:
     if unit.model_image:
         kind = "artifact" if unit.artifact else "image"
         yield f"--mount type={kind},source={unit.model_image},destination={MODELS}"
-    yield f"--secret {unit.secret},type=mount,target={KEY_FILE.rpartition('/')[2]},mode=0444"
+    yield f"--secret {unit.secret},type=mount,target={KEY_FILE},mode=0444"
     yield f"--memory {unit.memory} --pids-limit {unit.pids}"
     # an array: the image needs no shell for it
     yield f"--health-cmd '{json.dumps(HEALTH, separators=(',', ':'))}'"
