@@ -7,7 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +60,18 @@ def way(request: pytest.FixtureRequest, podman_home: Path) -> Iterator[str]:  # 
     else:
         assert not engine_podman.available().socket
         yield "program"
+
+
+def until_it_answers(url: str) -> bytes:
+    """The container runs before the program in it listens."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return bytes(answer.read())
+        except OSError:
+            assert time.monotonic() < deadline, f"{url} did not answer within 30 s"
+            time.sleep(0.05)
 
 
 def skopeo(*argv: str) -> bytes:
@@ -170,9 +185,6 @@ def test_a_container_s_status_and_both_outputs_come_back(way: str) -> None:
 
 
 def test_a_detached_server_answers_on_loopback_only_and_goes_when_told(way: str, tmp_path: Path) -> None:
-    import socket
-    import urllib.request
-
     (tmp_path / "hello.txt").write_text("hello from inside")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -192,8 +204,7 @@ def test_a_detached_server_answers_on_loopback_only_and_goes_when_told(way: str,
     try:
         ended = engine_podman.run_container(server)
         assert len(ended.identity) == 64
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello.txt", timeout=10) as answer:
-            assert answer.read() == b"hello from inside"
+        assert until_it_answers(f"http://127.0.0.1:{port}/hello.txt") == b"hello from inside"
         listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
         assert f" 0100007F:{port:04X} " in listening
         assert f" 00000000:{port:04X} " not in listening
