@@ -1,9 +1,10 @@
 """hyb's fetch against `hf download`, from the same hub on loopback: seconds, and the ratio of the two.
 
-    python bench/pull.py [--runs 7] [--megabytes 512] [--shards 4]
+    python bench/pull.py [--runs 5] [--megabytes 512] [--shards 4 1]
 
 Each run is a whole process with an empty cache, the contenders in turn. `hyb fetch` does what `hf download` does, and
-hashes; `hyb fetch into the store` also links into a store and syncs the disk. Raw results: bench/results/pull.json.
+hashes; `hyb fetch into the store` also links into a store and syncs the disk. `ratio` above 1 is faster than
+`hf download`. Results: bench/results/pull.json.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from common import median, report
 
@@ -81,29 +81,31 @@ def timed(argv: list[str], work: Path, env: dict[str, str]) -> float:
 def main() -> None:
     """Run, print the table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=512)
-    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--shards", type=int, nargs="+", default=[4, 1])
     options = parser.parse_args()
+    rows = []
+    for count in options.shards:
+        times = measured(options.megabytes, count, options.runs)
+        base = median(next(iter(times.values())))
+        for name, t in times.items():
+            rate = options.megabytes / median(t)
+            rows.append({"": name, "files": count, "median s": median(t), "MB/s": rate, "ratio": base / median(t)})
+    report("pull", f"pull of {options.megabytes} MB, {options.runs} runs in turn", rows)
+
+
+def measured(megabytes: int, count: int, runs: int) -> dict[str, list[float]]:
+    """Seconds of each run by contender, for a model in `count` files."""
     with tempfile.TemporaryDirectory() as folder, Hub() as server:
         work = Path(folder)
-        server.add("o/n", shards(work, options.megabytes, options.shards))
+        server.add("o/n", shards(work, megabytes, count))
         env = {**environment(server, work / "cache"), "PYTHONPATH": str(ROOT)}
         times: dict[str, list[float]] = {name: [] for name in contenders(work)}
-        for _ in range(options.runs):
+        for _ in range(runs):
             for name, argv in contenders(work).items():
                 times[name].append(timed(argv, work, env))
-    title = f"pull of {options.megabytes} MB in {options.shards} files, {options.runs} runs in turn"
-    report("pull", title, rows(times, options.megabytes))
-
-
-def rows(times: dict[str, list[float]], megabytes: int) -> list[dict[str, Any]]:
-    """One row a contender; `ratio` above 1 is faster than the first."""
-    base = median(next(iter(times.values())))
-    return [
-        {"": name, "median s": median(t), "min s": min(t), "MB/s": megabytes / median(t), "ratio": base / median(t)}
-        for name, t in times.items()
-    ]
+    return times
 
 
 if __name__ == "__main__":

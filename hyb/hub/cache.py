@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyb import fs
+from hyb.errors import HybError
 from hyb.store import safe_path
 
 PARTIAL = ".hyb-incomplete"
@@ -43,6 +44,20 @@ def usable(wanted: Path | None, instead: Path) -> Path:
         if os.access(wanted, os.W_OK | os.X_OK):
             return wanted
     return instead
+
+
+@contextlib.contextmanager
+def explained(cache: Path) -> Iterator[None]:
+    """Turn an OSError of work in the cache into a HybError that names it."""
+    try:
+        yield
+    except OSError as error:
+        place = f"`{error.filename}` in the cache" if error.filename else f"the cache `{cache}`"
+        raise HybError(
+            f"{place} can't be used: {(error.strerror or str(error)).lower()}",
+            hint="free some space, mend its permissions, or name another folder in `HF_HUB_CACHE`; "
+            "what has arrived is kept",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class Repo:
     def find(self, commit: str, path: str, etag: str) -> Path | None:
         """A real file that may have the bytes: the blob, or the snapshot's own file where there are no links."""
         for place in (self.blob(etag), self.pointer(commit, path)):
-            if place.is_file():
+            if place.is_file() and os.access(place, os.R_OK):
                 return place.resolve()
         return None
 

