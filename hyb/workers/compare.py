@@ -2,8 +2,8 @@
 
 With a base, the model's next-token distributions are compared with those of the base, with the adapter (where there
 is one) live on it, both in float32 on the CPU, at every position of every prompt: mean and largest KL divergence in
-nats (live ‖ merged) and how often the likeliest token is the same. Then the model's greedy tokens after each prompt and the token
-ids of difficult texts are written down, for `hyb.workers.gguf_check` to compare llama.cpp with.
+nats (live ‖ merged) and how often the likeliest token is the same. Then the model's greedy tokens after each
+prompt and the token ids of difficult texts are written down, for `hyb.workers.gguf_check` to compare llama.cpp with.
 
 One model is in memory at a time. Job: {"model": folder, "base": folder or "", "adapter": folder or "", "prompts":
 [messages, …], "tokens": greedy tokens a prompt, "max_kl": mean nats, "min_agreement": share, "expect": path of the
@@ -73,7 +73,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             tokens, near = _greedy(model, ids, job["tokens"], ends)
             answers.append({"ids": ids, "tokens": tokens, "near": near})
             progress("greedy answers", i + 1, len(job["prompts"]), "prompt")
-        _write(Path(job["expect"]), {"answers": answers, "texts": _texts(tokenizer, Path(job["model"]))})
+        _write(Path(job["expect"]), {"answers": answers, "ends": ends, "texts": _texts(tokenizer, Path(job["model"]))})
     return {"divergence": divergence, "seconds": round(time.monotonic() - started, 3), "peak_memory": peak_memory()}
 
 

@@ -27,6 +27,7 @@ from hyb.workers.protocol import Failed, main, progress
 from hyb.workers.weights import peak_memory, threads
 
 _SOCKET = "check.sock"
+_END = -1  # stands for every token that ends an answer: llama.cpp stops there and does not tell which
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         os.chdir(folder)  # a socket's path may have no more than 107 bytes: use it by its name alone
         server = _load(path, max(len(a["ids"]) + len(a["tokens"]) for a in expected["answers"]))
         _same_ids(expected["texts"])
-        first, agreement = _same_answers(server, expected["answers"])
+        first, agreement = _same_answers(expected["answers"], set(expected["ends"]))
+        del server  # it ends with its object
         os.chdir(path.parent)
     if first < job["min_agreement"]:
         raise Failed(
@@ -93,26 +95,29 @@ def _same_ids(texts: list[dict[str, Any]]) -> None:
         )
 
 
-def _same_answers(server: Any, answers: list[dict[str, Any]]) -> tuple[float, float]:
+def _same_answers(answers: list[dict[str, Any]], ends: set[int]) -> tuple[float, float]:
     """The share of prompts whose first token is the same, and of all greedy tokens."""
     first = same = total = 0
     for i, answer in enumerate(answers):
-        found = _greedy(server, answer["ids"], len(answer["tokens"]))
+        wanted = [_END if t in ends else t for t in answer["tokens"]]
+        near = {_END if t in ends else t for t in answer["near"]}
+        found = _greedy(answer["ids"], len(wanted), ends)
         prefix = 0
-        while prefix < min(len(found), len(answer["tokens"])) and found[prefix] == answer["tokens"][prefix]:
+        while prefix < min(len(found), len(wanted)) and found[prefix] == wanted[prefix]:
             prefix += 1
-        agrees = bool(found) and found[0] in answer["near"]
-        first, same, total = first + agrees, same + prefix, total + len(answer["tokens"])
+        first, same, total = first + (bool(found) and found[0] in near), same + prefix, total + len(wanted)
         progress("asking llama.cpp", i + 1, len(answers), "prompt")
     return (first / len(answers), same / total) if total else (1.0, 1.0)
 
 
-def _greedy(server: Any, ids: list[int], count: int) -> list[int]:
-    question = {"prompt": ids, "n_predict": count, "temperature": 0, "n_probs": 1, "cache_prompt": False}
-    answer = server.handle_completions(question)
-    if "choices" not in answer:
+def _greedy(ids: list[int], count: int, ends: set[int]) -> list[int]:
+    """llama.cpp's likeliest tokens, up to and with the one that ends the answer."""
+    question = {"prompt": ids, "n_predict": count, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+    answer = _post("/completion", question)  # not xllamacpp's own call: that leaves out tokens that are half a letter
+    if "tokens" not in answer:
         raise Failed(f"llama.cpp did not answer: {json.dumps(answer)[:200]}", code=4)
-    return [token["id"] for token in answer["choices"][0]["logprobs"]["content"]]
+    found = [token for token in answer["tokens"] if token not in ends]
+    return [*found, _END] if answer["stop_type"] == "eos" else found
 
 
 class _Local(http.client.HTTPConnection):
