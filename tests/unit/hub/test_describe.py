@@ -9,7 +9,6 @@ from hyb.hub import describe
 from hyb.hub.names import parse
 from tests.hubserver import model
 
-
 NAMED = [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]
 
 
