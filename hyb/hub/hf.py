@@ -77,6 +77,7 @@ def _fetch(job: _Fetch, revision: str) -> list[Fetched]:
     small = [listed[p] for p in chosen if p.endswith(SMALL) or "." not in p]
     files = job.take(small)  # first: a model that is refused for its configuration costs no weights
     files += job.take([listed[p] for p in chosen if listed[p] not in small])
+    local.check_whole(files, f"hf://{source.repo}")
     for f in files:
         job.repo.keep(source.revision, f.path, listed[f.path].etag)
     if not offline:

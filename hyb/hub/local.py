@@ -45,6 +45,7 @@ def check(path: Path, what: str, how: str = "copy") -> list[Fetched]:
         chosen = select.select([p for p in present if not p.startswith(".")], what)
         files = [Fetched(p, path / p, dg.of_file(path / p)[0], how) for p in chosen]
     check_files(files, what)
+    check_whole(files, what)
     return files
 
 
@@ -57,6 +58,22 @@ def check_files(files: Sequence[Fetched], what: str) -> None:
             checks.safetensors(f.file, f.path)
         elif f.path.endswith(".gguf"):
             checks.gguf(f.file, f.path)
+
+
+def check_whole(files: Sequence[Fetched], what: str) -> None:
+    """Refuse a sharded model whose index names files that are not here. Raises HybError (exit 4)."""
+    names = {f.path: f.file for f in files}
+    if select.INDEX not in names:
+        return
+    shards = checks.json_file(names[select.INDEX], select.INDEX).get("weight_map")
+    missing = sorted({str(s) for s in shards.values()} - set(names)) if isinstance(shards, dict) else ["weight_map"]
+    if missing:
+        raise HybError(
+            f"`{what}` is not whole: `{select.INDEX}` names what it does not have",
+            hint="it was damaged where it was made; take another revision",
+            details=missing[:10],
+            code=Exit.CHECK,
+        )
 
 
 def _there(source: Local, folder: Path) -> Path:

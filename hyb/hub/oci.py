@@ -73,6 +73,7 @@ def layers(layout: Path, source: OCI, how: str, place: Place) -> list[Fetched]:
         place.say(Progress("check layers", done, total, "B"))
         files.append(Fetched(path, blob, found, how))
     local.check_files(files, str(source))
+    local.check_whole(files, str(source))
     return files
 
 

@@ -151,6 +151,17 @@ def test_a_sharded_model_comes_whole(server: Hub, machine: Machine) -> None:
     assert artifact.meta["parameters"] == 3 * 3200
 
 
+@pytest.mark.parametrize("index", [{"weight_map": {"layer.0": "model-00003-of-00002.safetensors"}}, {"weights": {}}])
+def test_an_index_that_names_a_shard_too_many_is_refused(index: object, server: Hub, machine: Machine) -> None:
+    files = model()
+    del files[WEIGHTS]
+    for i in (1, 2):
+        files[f"model-0000{i}-of-00002.safetensors"] = safetensors({f"layer.{i}": (8, 8)})
+    server.add("o/n", files | {"model.safetensors.index.json": json.dumps(index).encode()})
+    error = machine.refused("o/n")
+    assert error.code == Exit.CHECK and "is not whole" in error.message
+
+
 def test_a_model_without_a_chat_template_is_pulled_with_a_warning(server: Hub, machine: Machine) -> None:
     server.add("o/n", model(template=False))
     assert machine.pull("o/n").meta["template"] == ""
