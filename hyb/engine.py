@@ -1,7 +1,7 @@
 """Every other program: the only place that starts one.
 
-`run` is the subprocess door. `worker` runs `python -m hyb.workers.NAME` in a child process, so that the launcher
-never imports torch. podman, skopeo, skupper and oc go through `run` or podman-py.
+`run` is the door for programs that end, `spawn` for those that go on. `worker` runs `python -m hyb.workers.NAME` in a
+child process, so that the launcher never imports torch. podman, skopeo, skupper and oc go through `run` or podman-py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hyb
 from hyb.errors import Exit, HybError
 
 QUIET = {
@@ -101,6 +102,40 @@ def require(modules: Sequence[str], extra: str, command: str) -> None:
         )
 
 
+def python(module: str, *arguments: str) -> list[str]:
+    """The command line of one of hyb's own modules; nothing is imported from the working directory (-P)."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def _child_environ() -> dict[str, str]:
+    """The environment of hyb's own children: no network, no telemetry, and the hyb that runs now."""
+    root = str(Path(hyb.__file__).parents[1])
+    paths = os.pathsep.join(dict.fromkeys([root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    return {**os.environ, **QUIET, **OFFLINE, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+
+
+def spawn(argv: Sequence[str], *, log: Path | None = None, stdin: int | None = None) -> int:
+    """Start a program that goes on when we end, in a session of its own, and return its pid.
+
+    `log`: the file that its output is added to (made with mode 0600); None: our own output. `stdin`: a descriptor;
+    None: nothing to read. Raises OSError when it can't be started.
+    """
+    opening = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    actions = [opening if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)]
+    if log:
+        actions.append((os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        _child_environ(),
+        file_actions=actions,
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
+    )
+
+
 def worker(
     name: str,
     job: Mapping[str, Any],
@@ -118,15 +153,14 @@ def worker(
     """
     path, log = work / f"{name}.json", work / f"{name}.log"
     path.write_text(json.dumps(job))
-    child_env = {**os.environ, **QUIET, **OFFLINE, "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive", **(env or {})}
     last: dict[str, Any] = {}
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            [sys.executable, "-m", f"hyb.workers.{name}", str(path)],
+            python(f"hyb.workers.{name}", str(path)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=child_env,
+            env={**_child_environ(), "OMP_WAIT_POLICY": "passive", **(env or {})},
             start_new_session=True,  # ^C reaches us alone; we end the child
         )
         with _ended(child):

@@ -73,7 +73,7 @@ def ps(s: Session) -> None:
 def stop(
     s: Session, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names, as `hyb ps` shows them.")]
 ) -> None:
-    """Stop serving a model: requests that run are let finish, within ten seconds.
+    """Stop serving a model: SIGTERM, and after ten seconds SIGKILL. Requests that run are cut off.
 
     Example: hyb stop quickstart
     """

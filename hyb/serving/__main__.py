@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from hyb import engine_server
+from hyb import engine as programs
 from hyb.serving import child, client
 from hyb.serving.choice import LLAMA, MODULE, TRANSFORMERS
 
@@ -91,7 +91,7 @@ def run(given: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="hyb-") as folder:
         path = Path(folder, "job.json")
         job(given, engine, model, Path(folder, "ready.json")).write(path)
-        pid = engine_server.spawn(engine_server.python(MODULE[engine], str(path)))
+        pid = programs.spawn(programs.python(MODULE[engine], str(path)))
         return _mind(pid)
 
 

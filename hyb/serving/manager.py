@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from hyb import engine as programs
-from hyb import engine_server, fs
+from hyb import fs
 from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
 from hyb.render.unit import label_mistake
@@ -219,7 +219,7 @@ def _launch(run: Path, choice: Choice, job: Job, artifact: Artifact, detach: boo
     with fs.explained(f"can't start the engine in `{run}`"):
         job.write(path)
         log.unlink(missing_ok=True)
-        pid = engine_server.spawn(engine_server.python(MODULE[choice.engine], str(path)), log=log, stdin=theirs)
+        pid = programs.spawn(programs.python(MODULE[choice.engine], str(path)), log=log, stdin=theirs)
     if theirs is not None:
         os.close(theirs)
     found = Service(
