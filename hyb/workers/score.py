@@ -63,7 +63,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     rows = [json.loads(line) for line in lines if line]
     questions = [Asked([{k: m[k] for k in _PLAIN} for m in row["messages"]], row.get("where", "")) for row in rows]
     total = len(questions) * len(job["passes"])
-    protocol.progress("asking", 0, total, "question", "loading the model")
+    protocol.progress(f"asking {job['passes'][0]['name']}", 0, total, "question", "loading the model")
     loader = _Loader(job)
     measured: dict[str, Any] = {}
     done = 0
