@@ -1,4 +1,4 @@
-"""A walk through the chain for an ML engineer: cells that run top to bottom, `python examples/walkthrough.py MODEL DATA`.
+"""A walk through the chain for an ML engineer, in cells: `python examples/walkthrough.py MODEL DATA`.
 
 It calls the same commands that one types; each prints one JSON document, so a notebook can go on with the result.
 """

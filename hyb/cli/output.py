@@ -116,6 +116,8 @@ class Talk:
         """`12.0 of 98.4 MB, 31.2 MB/s, 3s left, note`."""
         now = time.monotonic()
         start, first = self.begun.setdefault(news.task, (now, news.done))
+        if news.done < first:  # the same task of a later stage begins
+            start, first = self.begun[news.task] = (now, news.done)
         rate = (news.done - first) / (now - start) if now - start > 0.2 else 0.0
         shown: Callable[[float], str] = size if news.unit == "B" else lambda n: f"{n:g}"
         parts = [shown(news.done) + (f" of {shown(news.total)}" if news.total else "")]

@@ -178,15 +178,14 @@ def lineage(model: Artifact, store: Store) -> set[str]:
     """
     found = {model.digest}
     while True:
-        parent = model.meta.get("adapter") or model.meta.get("base")
-        if not isinstance(parent, str) or not dg.is_digest(parent) or parent in found:
-            return found
-        found.add(parent)
-        if model.meta.get("adapter") or not store.blob_path(parent).exists():
-            return found
-        model = store.artifact(parent)
-        if model.kind != "model":
-            return found
+        adapter, base = model.meta.get("adapter"), model.meta.get("base")
+        found |= {adapter} if isinstance(adapter, str) else set()
+        if not isinstance(base, str) or base in found or not store.blob_path(base).exists():
+            return found | ({base} if isinstance(base, str) and not adapter else set())
+        model = store.artifact(base)
+        if model.kind != "model" or (adapter and model.meta.get("adapter") != adapter):
+            return found  # the base that the adapter was trained on
+        found.add(base)
 
 
 # -- layers --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def test_init_makes_a_recipe_that_can_be_planned(tmp_path: Path) -> None:
 def test_every_target_is_one_line_of_commands_that_exist(tmp_path: Path) -> None:
     Hyb(tmp_path / "home").ok("init", str(tmp_path / "r"))
     text = (tmp_path / "r" / "Makefile").read_text()
-    for target in "pull tune eval export pack serve link verify clean".split():
+    for target in ["pull", "tune", "eval", "export", "pack", "serve", "link", "verify", "clean"]:
         recipe = re.search(rf"^{target}:\n\t(.+)\n", text, re.MULTILINE)
         assert recipe, target
         assert set(re.findall(r"\bhyb (\w+)", recipe[1])) <= set(table())

@@ -35,7 +35,11 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
 
 def test_a_recipe_is_its_stages_in_file_order(tmp_path: Path) -> None:
     found = read(tmp_path, GOOD)
-    assert [(e.name, e.stage, e.line) for e in found.entries] == [("base", "pull", 4), ("facts", "data", 5), ("bot", "tune", 6)]
+    assert [(e.name, e.stage, e.line) for e in found.entries] == [
+        ("base", "pull", 4),
+        ("facts", "data", 5),
+        ("bot", "tune", 6),
+    ]
     assert found.folder == tmp_path
 
 

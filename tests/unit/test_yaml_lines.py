@@ -50,6 +50,8 @@ def test_what_is_refused_names_its_line(text: str, line: int, word: str) -> None
     assert caught.value.line == line
 
 
-@pytest.mark.parametrize(("text", "word"), [("a: !!python/name:os.system 1", "tag"), ("a: 1\n---\nb: 2\n", "second document")])
+@pytest.mark.parametrize(
+    ("text", "word"), [("a: !!python/name:os.system 1", "tag"), ("a: 1\n---\nb: 2\n", "second document")]
+)
 def test_tags_and_second_documents_are_mistakes(text: str, word: str) -> None:
     assert any(word in said for _, said in yaml_lines.load(text).mistakes)
