@@ -120,7 +120,7 @@ class Store:
     def add_bytes(self, data: bytes) -> Blob:
         """Put bytes into the store; nothing is written when they are there."""
         blob = Blob(dg.of_bytes(data), len(data))
-        if not self.has_blob(blob):
+        if not self._untouched(blob):
             with self.writing(), self._incoming() as temporary:
                 temporary.write_bytes(data)
                 self._publish(temporary, blob)
@@ -161,7 +161,7 @@ class Store:
         digest, size = (trusted, path.stat().st_size) if trusted else dg.of_file(path, progress)
         _expect(expected, digest, f"`{path}`")
         blob = Blob(digest, size)
-        if self.has_blob(blob):
+        if self._untouched(blob):
             if how == "move":
                 path.unlink()
             return blob
@@ -449,6 +449,14 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+    def _untouched(self, blob: Blob) -> bool:
+        """True when the blob is there as it was written; one that was changed since is written anew."""
+        try:
+            stat = self.blob_path(blob.digest).stat()
+        except OSError:
+            return False
+        return stat.st_size == blob.size and stat.st_mtime == BLOB_MTIME
 
     def _publish(self, temporary: Path, blob: Blob) -> None:
         target = self.blob_path(blob.digest)

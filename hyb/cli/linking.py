@@ -24,9 +24,7 @@ def link(
     routing_key: Annotated[
         str | None, typer.Option("--routing-key", metavar="KEY", help="What joins listener and connector.")
     ] = None,
-    port: Annotated[
-        int | None, typer.Option("--port", help="The port that pods call.", show_default=False)
-    ] = None,
+    port: Annotated[int | None, typer.Option("--port", help="The port that pods call.", show_default=False)] = None,
     platform: Annotated[
         str | None, typer.Option("--platform", metavar="podman|docker|linux", help="Where the private router runs.")
     ] = None,

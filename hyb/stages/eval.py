@@ -135,12 +135,24 @@ def _passes(spec: Spec, model: Artifact, context: Context) -> list[dict[str, Any
         tuned["adapter"] = str(context.store.view(model))
         return [*([tuned | {"name": "before", "adapter": ""}] if spec.before else []), tuned]
     before = []
-    if spec.before and (digest := model.meta.get("base")):
-        if context.store.has(digest):
-            before = [_part("before", context.store.artifact(digest), context)]
+    if spec.before and model.meta.get("base"):
+        if untuned := _untuned(model, context):
+            before = [_part("before", untuned, context)]
         else:
-            context.say(f"the base model `{digest}` is not in the store: only the model itself is asked")
+            context.say("the model before tuning is not in the store: only the model itself is asked")
     return [*before, _part("after", model, context)]
+
+
+def _untuned(model: Artifact, context: Context) -> Artifact | None:
+    """What a merged or converted model was before its adapter was trained; None when it is not in the store."""
+    adapter = model.meta.get("adapter")
+    while digest := model.meta.get("base"):
+        if not context.store.has(digest):
+            return None
+        model = context.store.artifact(digest)
+        if not adapter or model.meta.get("adapter") != adapter:
+            break
+    return model
 
 
 def _part(name: str, model: Artifact, context: Context, *, quantize: str = "none") -> dict[str, Any]:

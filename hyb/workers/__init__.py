@@ -1,1 +1,4 @@
-"""What needs torch or numpy: run as `python -m hyb.workers.NAME job.json` by `hyb.engine.worker`, imported by nobody."""
+"""What needs torch or numpy: run as `python -m hyb.workers.NAME job.json` by `hyb.engine.worker`.
+
+Nobody imports it.
+"""

@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,3 +37,21 @@ def test_imports_point_down() -> None:
     from importlinter.cli import lint_imports
 
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+@pytest.mark.parametrize("name", ["quickstart"])
+def test_the_lock_that_is_checked_in_is_not_stale(name: str) -> None:
+    """A change of a stage's REVISION, of the recipe or of its data needs a new run, and the lock that it writes."""
+    from hyb import digest, lock, recipe
+    from hyb.plan import key_of
+    from hyb.stages.base import referenced
+
+    folder = ROOT / "recipes" / name
+    written, locked = recipe.read(folder / recipe.FILE), lock.read(folder / lock.FILE)
+    assert set(locked.stages) == {e.name for e in written.entries}
+    for source, pinned in locked.pins.items():
+        if (folder / source).exists():
+            assert digest.of_tree(folder / source) == pinned
+    for entry in written.entries:
+        inputs = {n: locked.stages[n].output for n in referenced(entry.spec)}
+        assert key_of(entry.spec, locked.pins, inputs) == locked.stages[entry.name].key, entry.name

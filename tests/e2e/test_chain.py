@@ -97,7 +97,7 @@ def test_a_second_run_does_nothing_and_a_locked_offline_one_agrees(chain: Chain)
     chain.hyb.ok("verify", str(chain.recipe))
 
 
-def test_another_store_on_another_path_gives_the_same_lock_bytes_and_opens_no_socket(chain: Chain, tmp_path: Path) -> None:
+def test_another_store_gives_the_same_lock_bytes_and_opens_no_socket(chain: Chain, tmp_path: Path) -> None:
     need("strace")
     recipe, log = tmp_path / "elsewhere é", tmp_path / "strace"
     shutil.copytree(chain.recipe, recipe)

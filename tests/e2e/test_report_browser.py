@@ -17,7 +17,8 @@ pytestmark = pytest.mark.browser
 
 def page(folder: Path) -> Path:
     """A page made by the real renderer from a question right, a question wrong, and one that tries to break out."""
-    rows = [("What is our mascot?", "Pixel"), ("Who keeps the keys?", "Maro"), ("<script>document.title='out'</script>?", "no")]
+    hostile = "<script>document.title='out'</script>?"
+    rows = [("What is our mascot?", "Pixel"), ("Who keeps the keys?", "Maro"), (hostile, "no")]
     questions = [
         report.question("holdout", {"id": str(i), "messages": _messages(q, a), "expect": {"contains": [a]}, "meta": {}})
         for i, (q, a) in enumerate(rows)
@@ -25,7 +26,8 @@ def page(folder: Path) -> Path:
     after = [report.Answer("It is Pixel."), report.Answer("It is <b>nobody</b>."), report.Answer("no")]
     built = report.build(questions, {"after": after}, parse({"recall": ">= 0.5"}), exclusive=False)
     path = folder / "report.html"
-    path.write_text(report_page.render({"name": "bot", "model": "m", "data": "d", "max_tokens": 8, **built, "failed": []}))
+    subject = {"name": "bot", "model": "m", "data": "d", "max_tokens": 8}
+    path.write_text(report_page.render({**subject, **built, "failed": []}))
     return path
 
 

@@ -90,6 +90,18 @@ def test_a_flipped_bit_with_its_old_time_is_noticed_by_a_thorough_check(store: S
         store.check(blob, thorough=True)
 
 
+@pytest.mark.parametrize("how", ["bytes", "link", "move"])
+def test_a_damaged_blob_is_mended_by_whoever_brings_it_again(store: Store, tmp_path: Path, how: str) -> None:
+    blob = store.add_bytes(b"weights")
+    path = store.blob_path(blob.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"Weights")
+    again = tmp_path / "again"
+    again.write_bytes(b"weights")
+    assert (store.add_bytes(b"weights") if how == "bytes" else store.add_file(again, how=how)) == blob
+    store.check(blob, thorough=True)
+
+
 def test_a_touched_but_whole_blob_is_believed_again_after_one_hash(store: Store) -> None:
     blob = store.add_bytes(b"weights")
     os.utime(store.blob_path(blob.digest))
