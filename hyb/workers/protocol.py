@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from hyb.errors import HybError
 
@@ -66,6 +66,15 @@ def _die_with_parent() -> None:
     os._exit(130)
 
 
-# stdout belongs to the protocol: whatever a library prints goes to stderr, that is to the log
-_OUT = os.fdopen(os.dup(1), "w", closefd=False)
-os.dup2(2, 1)
+def _channel() -> TextIO:
+    """Where events go. In a worker's process stdout belongs to the protocol from the first import on: whatever a
+    library prints goes to stderr, that is to the log."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not spec.name.startswith("hyb.workers."):
+        return sys.stdout  # imported by a server or a test
+    out = os.fdopen(os.dup(1), "w", closefd=False)
+    os.dup2(2, 1)
+    return out
+
+
+_OUT = _channel()
