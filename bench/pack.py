@@ -21,10 +21,11 @@ from pathlib import Path
 from common import median, report
 
 from hyb import digest as dg
+from hyb.artifact import Artifact
 from hyb.formats import modelpack
 from hyb.stages import pack
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 
 def cpu() -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from hyb import fs
 from hyb.certificates import Pair, dns_names, issued_by, load, make_ca, make_leaf, matches
 from hyb.errors import Exit, HybError
-from hyb.store import data_home
+from hyb.places import data_home
 
 DAYS = 365
 """How long the server and client certificates last."""

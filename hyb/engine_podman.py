@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from hyb import engine, layout
+from hyb.artifact import Artifact
 from hyb.containers import Container, Ended, api_arguments, argv
 from hyb.errors import Exit, HybError
 from hyb.formats import tar
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 PODMAN = ("podman", "--remote=false")
 """The program on this machine's own storage: with CONTAINER_HOST set, plain `podman` is a client of that socket."""

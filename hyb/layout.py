@@ -16,9 +16,10 @@ from typing import Any
 
 from hyb import digest as dg
 from hyb import fs
+from hyb.artifact import INDEX, Artifact, Blob, blobs_of
 from hyb.errors import Exit, HybError
 from hyb.formats import oci, tar
-from hyb.store import INDEX, Artifact, Blob, Store, blobs_of
+from hyb.store import Store
 
 
 def read(folder: Path, architecture: str) -> oci.Base:

@@ -31,11 +31,12 @@ import yaml
 
 from hyb import certificates, credentials, fs
 from hyb import digest as dg
+from hyb.artifact import Artifact, safe_path
 from hyb.errors import Exit, HybError
 from hyb.progress import Say, silent
 from hyb.render import skupper as sk
 from hyb.render import skupper_check
-from hyb.store import Artifact, Store, safe_path
+from hyb.store import Store
 
 MARKER = ".hyb-link.json"
 _FORMAT = 1

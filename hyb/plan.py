@@ -11,10 +11,10 @@ from typing import Any
 
 from hyb import digest as dg
 from hyb import stages
+from hyb.artifact import Artifact
 from hyb.lock import Lock
 from hyb.recipe import Entry, Recipe
 from hyb.stages.base import StagePlan, StageSpec, referenced, refs, sources
-from hyb.store import Artifact
 
 
 @dataclass(frozen=True)

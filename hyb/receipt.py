@@ -12,7 +12,8 @@ from typing import Any
 
 from hyb import __version__
 from hyb import digest as dg
-from hyb.store import Artifact, File, Store
+from hyb.artifact import Artifact, File
+from hyb.store import Store
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"

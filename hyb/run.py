@@ -11,13 +11,15 @@ from typing import Any
 
 from hyb import fs, pin, receipt, stages
 from hyb import lock as lockfile
+from hyb.artifact import Artifact, short
+from hyb.blobs import ANOTHER
 from hyb.errors import Exit, HybError
 from hyb.lock import Lock, Locked
 from hyb.plan import Known, Step, one, plan, written_sources
 from hyb.progress import Say
 from hyb.recipe import Recipe
 from hyb.stages.base import Context
-from hyb.store import ANOTHER, Artifact, Store, short
+from hyb.store import Store
 
 
 @dataclass(frozen=True)

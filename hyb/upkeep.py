@@ -10,8 +10,9 @@ from typing import Any
 
 from hyb import digest as dg
 from hyb import fs
+from hyb.artifact import MANIFEST, REF, Artifact, blobs_of
 from hyb.errors import HybError
-from hyb.store import MANIFEST, REF, Artifact, Store, blobs_of
+from hyb.store import Store
 
 SMALL = 4 << 20  # bytes: no manifest is larger (image-spec asks registries to take at least this)
 

@@ -10,11 +10,12 @@ from hyb import digest as dg
 from hyb import lock as lockfile
 from hyb import recipe as recipes
 from hyb import upkeep
+from hyb.artifact import Artifact, Blob, blobs_of, short
 from hyb.errors import HybError
 from hyb.plan import key_of
 from hyb.progress import Progress, Say
 from hyb.stages.base import referenced
-from hyb.store import Artifact, Blob, Store, blobs_of, short
+from hyb.store import Store
 
 
 def check_store(store: Store, say: Say) -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
+from hyb.artifact import Artifact
 from hyb.formats import modelpack
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads; spinning threads starve the others
 

@@ -15,7 +15,7 @@ import typer
 from hyb.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from hyb.store import Artifact
+    from hyb.artifact import Artifact
 
 ModelArgument = Annotated[
     str,

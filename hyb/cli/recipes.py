@@ -149,8 +149,8 @@ def _result(r: Result) -> dict[str, Any]:
 
 def results_text(results: list[Result]) -> str:
     """What a run did, a line a step."""
+    from hyb.artifact import short
     from hyb.cli.storage import about
-    from hyb.store import short
 
     rows = [
         (

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hyb.cli.output import columns
 
 if TYPE_CHECKING:
-    from hyb.store import Artifact, Store
+    from hyb.artifact import Artifact
+    from hyb.store import Store
 
 SETS = {"holdout": "held out", "control": "general"}
 

@@ -53,7 +53,8 @@ class Session:
     @functools.cached_property
     def store(self) -> Store:
         """The store that the user named, or the default one."""
-        from hyb.store import Store, default_root
+        from hyb.places import default_root
+        from hyb.store import Store
 
         return Store((self.store_path or default_root(os.environ)).expanduser().absolute())
 

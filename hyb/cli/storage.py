@@ -11,7 +11,7 @@ from hyb.cli.output import columns, size
 from hyb.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from hyb.store import Artifact
+    from hyb.artifact import Artifact
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="A name, or the digest (its first 8 digits will do).")
@@ -27,7 +27,7 @@ def ls(
 
     Example: hyb ls --json
     """
-    from hyb.store import short
+    from hyb.artifact import short
 
     store = s.store
     names: dict[str, list[str]] = {}
@@ -86,7 +86,7 @@ def log(s: Session) -> None:
 
     Example: hyb log --json
     """
-    from hyb.store import short
+    from hyb.artifact import short
 
     receipts = [a for a in s.store.artifacts() if a.kind == "receipt"]
     receipts.sort(key=lambda a: (str(a.meta.get("finished")), str(a.meta.get("started"))), reverse=True)
@@ -152,8 +152,8 @@ def _write_files(s: Session, artifact: Artifact, out: Path) -> None:
     import shutil
 
     from hyb import fs
+    from hyb.artifact import safe_path
     from hyb.errors import HybError
-    from hyb.store import safe_path
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HybError(f"`{out}` is there and not empty", hint="give a folder that is empty or does not exist yet")

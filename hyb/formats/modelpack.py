@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hyb.store import MODEL_CONFIG, RAW, Blob, File
+from hyb.artifact import MODEL_CONFIG, RAW, Blob, File
 
 WEIGHT = "application/vnd.cncf.model.weight.v1.raw"
 WEIGHT_CONFIG = "application/vnd.cncf.model.weight.config.v1.raw"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hyb.artifact import INDEX, MANIFEST, REF, Blob
 from hyb.errors import HybError
-from hyb.store import INDEX, MANIFEST, REF, Blob
 
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"

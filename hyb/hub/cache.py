@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyb import fs
+from hyb.artifact import safe_path
 from hyb.errors import HybError
-from hyb.store import safe_path
 
 PARTIAL = ".hyb-incomplete"
 

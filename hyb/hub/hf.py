@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyb import digest as dg
+from hyb.artifact import Blob
 from hyb.errors import Exit, HybError
 from hyb.hub import cache, hub_errors, local, select
 from hyb.hub.download import Download, Hashes, Meter, StoppedError, Wanted, client, retried
 from hyb.hub.names import HF
 from hyb.hub.types import Fetched, Place
 from hyb.progress import Say
-from hyb.store import Blob
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

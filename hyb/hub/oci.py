@@ -8,12 +8,12 @@ from typing import Any
 
 from hyb import digest as dg
 from hyb import engine
+from hyb.artifact import FILEPATH, MANIFEST, REF, safe_path
 from hyb.errors import Exit, HybError
 from hyb.hub import local, select
 from hyb.hub.names import OCI
 from hyb.hub.types import Fetched, Place
 from hyb.progress import Progress, Say
-from hyb.store import FILEPATH, MANIFEST, REF, safe_path
 
 MAX_MANIFEST = 16 << 20  # bytes
 TITLE = "org.opencontainers.image.title"  # where a packer names a layer's file, when not by ModelPack

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from hyb import digest as dg
 from hyb import engine, fs
+from hyb.artifact import safe_path
 from hyb.errors import Exit, HybError
 from hyb.hub import local, select
 from hyb.hub.names import PyPI
 from hyb.hub.types import Fetched, Place
 from hyb.progress import Progress, Say
-from hyb.store import safe_path
 
 PIP = (sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check")
 WHEEL_ONLY = ("--no-deps", "--only-binary", ":all:")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from hyb.artifact import safe_path
 from hyb.errors import HybError
-from hyb.store import safe_path
 
 PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5", ".npz")
 INDEX = "model.safetensors.index.json"

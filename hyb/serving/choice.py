@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hyb.artifact import Artifact, short
 from hyb.errors import HybError
-from hyb.store import Artifact, short
 
 LLAMA, TRANSFORMERS = "llama.cpp", "transformers"
 ENGINES = (LLAMA, TRANSFORMERS)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hyb import fs
-from hyb.store import data_home
+from hyb.places import data_home
 
 PREFIX = "hyb_sk_"
 """So that a scanner for leaked secrets, and a person, see what it is."""

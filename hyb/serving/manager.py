@@ -22,6 +22,7 @@ from types import FrameType
 
 from hyb import engine as programs
 from hyb import fs
+from hyb.artifact import Artifact, short
 from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
 from hyb.render.unit import label_mistake
@@ -29,7 +30,7 @@ from hyb.serving import client, keys, port, service
 from hyb.serving.child import Job
 from hyb.serving.choice import EXTRA, MODULE, NEEDS, TRANSFORMERS, Choice, choose, gguf_path
 from hyb.serving.service import Service
-from hyb.store import Artifact, Store, short
+from hyb.store import Store
 
 READY = 600.0  # seconds: a large model from a slow disk
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hyb import fs
-from hyb.store import data_home
+from hyb.places import data_home
 
 SUFFIXES = (".json", ".ready.json", ".job.json")
 """Of the files that go when a service is gone; the log stays."""

@@ -21,9 +21,10 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
 from hyb.progress import Say, silent
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 Inputs = Mapping[str, Artifact]
 MaybeInputs = Mapping[str, Artifact | None]

@@ -18,12 +18,12 @@ from pydantic import Field, field_validator
 
 from hyb import digest as dg
 from hyb import engine
+from hyb.artifact import Artifact, File
 from hyb.errors import Exit, HybError
 from hyb.formats import chat_files, modelpack
 from hyb.formats.chat_stats import Lengths
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
-from hyb.store import Artifact, File
 
 SUMMARY = "read chat data, check it, and split it into training, held-out and control questions"
 REVISION = 1

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hyb import digest as dg
 from hyb import engine
+from hyb.artifact import Artifact, File
 from hyb.errors import HybError
 from hyb.formats import gate as gates
 from hyb.formats import report as reports
@@ -22,7 +23,6 @@ from hyb.formats import report_page
 from hyb.formats.report import Answer, Question
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec, base_of
-from hyb.store import Artifact, File
 
 SUMMARY = "ask a model held-out and control questions, before and after tuning, and hold a gate against the scores"
 REVISION = 1

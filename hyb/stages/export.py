@@ -19,11 +19,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hyb import engine
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.formats import gguf_types, modelpack
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec, base_of
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 SUMMARY = "Merge an adapter into its base, convert to GGUF, quantize; the result is measured"
 REVISION = 1

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hyb.artifact import Artifact, File
 from hyb.errors import Exit, HybError
 from hyb.render import skupper as sk
 from hyb.render import skupper_check, skupper_guide
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
-from hyb.store import Artifact, File
 
 SUMMARY = "let an OpenShift namespace call the served model through Skupper, without a token"
 REVISION = 1

@@ -23,11 +23,12 @@ from pydantic import Field, field_validator
 
 from hyb import digest as dg
 from hyb import fs, layout
+from hyb.artifact import KIND, META, NEEDS, Artifact, Blob, File, short
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack, oci, tar
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
-from hyb.store import KIND, META, NEEDS, Artifact, Blob, File, Store, short
+from hyb.store import Store
 
 SUMMARY = "a model as an OCI image that Podman and Kubernetes can mount or run"
 REVISION = 1

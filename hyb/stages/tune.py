@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from hyb import engine
+from hyb.artifact import Artifact, short
 from hyb.errors import HybError
 from hyb.formats import curve, modelpack
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
-from hyb.store import Artifact, short
 
 SUMMARY = "fine-tune a model on a data set (LoRA, 4-bit or not)"
 REVISION = 1

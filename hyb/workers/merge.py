@@ -23,7 +23,7 @@ import numpy as np
 
 from hyb.formats import lora
 from hyb.formats import safetensors as st
-from hyb.store import link_or_copy
+from hyb.fs import link_or_copy
 from hyb.workers import weights as wt
 from hyb.workers.protocol import Failed, main
 

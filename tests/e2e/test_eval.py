@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.formats import modelpack
 from hyb.stages import data
 from hyb.stages import eval as exam
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 from tests.need import need
 from tests.tiny import add_model, tiny_model
 

@@ -17,12 +17,13 @@ import pytest
 
 from hyb import digest as dg
 from hyb import engine
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.formats import modelpack
 from hyb.formats import safetensors as st
 from hyb.stages import export
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 from tests.need import need
 from tests.tiny import add_model, chat_row, tiny_model
 

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hyb.artifact import Artifact
 from hyb.formats import modelpack
 from hyb.stages import pack
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 # Packs, and is killed by itself (no handler runs) when 60 % of all bytes are through: in the second of two layers.
 CHILD = """

@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from hyb import engine_podman
+from hyb.artifact import Artifact
 from hyb.containers import Container, Mount, Port
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
 from hyb.stages import pack
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 from tests.need import need
 from tests.podman_env import BASE, podman_home, run, service  # noqa: F401
 

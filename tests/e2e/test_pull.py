@@ -19,12 +19,13 @@ import pytest
 
 from hyb import digest as dg
 from hyb import hub
+from hyb.artifact import MANIFEST, Artifact
 from hyb.errors import Exit, HybError
 from hyb.hub import cache, download
 from hyb.progress import Progress
 from hyb.stages import pull
 from hyb.stages.base import Context
-from hyb.store import MANIFEST, Artifact, Store
+from hyb.store import Store
 from tests.hubserver import Fault, Hub, environment, model, safetensors
 from tests.need import need
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from hyb import serving
+from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
 from hyb.serving import client, service
 from hyb.serving.service import Service
-from hyb.store import Artifact, Store
+from hyb.store import Store
 from tests.hyb import Hyb
 from tests.need import need
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from hyb import serving
+from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
 from hyb.serving import client, service
 from hyb.serving.service import Service
-from hyb.store import Artifact, Store
+from hyb.store import Store
 from tests.need import need
 from tests.tiny import add_model, tiny_model
 

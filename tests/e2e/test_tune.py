@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.progress import Progress
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 from tests.need import need
 from tests.tiny import add_model, chat_row, tiny_model
 
@@ -366,7 +367,7 @@ def test_a_folder_that_is_no_model_is_refused(base: Path, tmp_path: Path) -> Non
 
 
 def dataset(store: Store, data: list[dict[str, Any]]) -> Artifact:
-    from hyb.store import File
+    from hyb.artifact import File
 
     blob = store.add_bytes("".join(json.dumps(row) + "\n" for row in data).encode())
     counts = {"train": len(data), "holdout": 0, "control": 0}

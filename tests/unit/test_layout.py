@@ -8,8 +8,9 @@ import tarfile
 from pathlib import Path
 
 from hyb import layout
+from hyb.artifact import RAW, REF, Artifact, Blob, File, blobs_of
 from hyb.formats import tar
-from hyb.store import RAW, REF, Artifact, Blob, File, Store, blobs_of
+from hyb.store import Store
 
 
 def an_artifact(store: Store) -> Artifact:

@@ -19,10 +19,11 @@ import pytest
 import yaml
 
 from hyb import linking
+from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
 from hyb.stages import link
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 NOW = datetime.now(UTC)
 SECRETS = {"private/Secret-link-public.yaml", "openshift/Secret-hyb-link-server.yaml"}

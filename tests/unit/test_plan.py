@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hyb import digest as dg
 from hyb import recipe
+from hyb.artifact import Artifact
 from hyb.lock import Lock, Locked
 from hyb.plan import Known, key_of, plan
 from hyb.recipe import Recipe
 from hyb.stages import load
-from hyb.store import Artifact
 
 A, B, C = (dg.of_bytes(x) for x in (b"a", b"b", b"c"))
 PINS = {"facts.jsonl": A}

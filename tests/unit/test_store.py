@@ -12,8 +12,11 @@ import pytest
 
 from hyb import digest as dg
 from hyb import upkeep
+from hyb.artifact import Artifact, File, safe_path
+from hyb.blobs import BLOB_MTIME
 from hyb.errors import Exit, HybError
-from hyb.store import BLOB_MTIME, Artifact, File, Store, default_root, safe_path
+from hyb.places import default_root
+from hyb.store import Store
 
 
 @pytest.fixture

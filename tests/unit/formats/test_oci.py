@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hyb.artifact import Blob
 from hyb.errors import HybError
 from hyb.formats import oci
-from hyb.store import Blob
 
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 WEIGHTS = oci.Layer(Blob(ONE, 10), ONE, "/models/model.gguf")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from hyb.artifact import Artifact, Blob, File
 from hyb.errors import HybError
 from hyb.serving.choice import Choice, choose, gguf_path
-from hyb.store import Artifact, Blob, File
 
 
 def model(name: str, format: str, **meta: Any) -> Artifact:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
 from hyb.serving import child, keys, manager, port, service
 from hyb.serving.service import Service
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 
 @pytest.fixture

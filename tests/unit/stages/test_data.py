@@ -10,10 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from hyb import digest as dg
+from hyb.artifact import Artifact, File
 from hyb.errors import Exit, HybError
 from hyb.stages import data
 from hyb.stages.base import Context, sources
-from hyb.store import Artifact, File, Store
+from hyb.store import Store
 from tests.need import need
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hyb.artifact import Artifact
 from hyb.stages import eval as exam
 from hyb.stages.base import referenced
-from hyb.store import Artifact
 
 
 def spec(**fields: Any) -> exam.Spec:

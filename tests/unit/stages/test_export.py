@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.stages import export
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 
 def artifact(kind: str = "model", **meta: Any) -> Artifact:

@@ -11,10 +11,11 @@ import yaml
 from pydantic import ValidationError
 
 from hyb import stages
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.stages import link
 from hyb.stages.base import Context, referenced
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 GOLDEN = Path(__file__).parents[2] / "data" / "link"
 GOOD: dict[str, Any] = {"stage": "link", "service": "service", "namespace": "chat", "apps_domain": "apps.example.com"}

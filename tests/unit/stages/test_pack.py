@@ -12,12 +12,13 @@ import pytest
 from pydantic import ValidationError
 
 from hyb import digest as dg
+from hyb.artifact import Artifact, Blob, blobs_of
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack, oci, tar
 from hyb.progress import Progress
 from hyb.stages import pack
 from hyb.stages.base import Context
-from hyb.store import Artifact, Blob, Store, blobs_of
+from hyb.store import Store
 
 FILES = {
     "model-00001-of-00002.safetensors": b"w" * 3000,

@@ -9,11 +9,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.formats import modelpack
 from hyb.stages import pack, serve
 from hyb.stages.base import Context
-from hyb.store import Artifact, Store
+from hyb.store import Store
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.stages import tune
-from hyb.store import Artifact
 
 
 def spec(**fields: Any) -> tune.Spec:

@@ -1,0 +1,143 @@
+"""An artifact: one OCI manifest, its files, and what hyb notes about it. Plain data, no disk.
+
+One file of a model = one raw layer with its path in the annotation `org.cncf.model.filepath` (CNCF ModelPack 0.0.7).
+hyb's own facts are JSON in the annotation `io.hyb.meta`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from hyb import digest as dg
+from hyb.errors import Exit, HybError
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+EMPTY = "application/vnd.oci.empty.v1+json"
+REF = "org.opencontainers.image.ref.name"
+FILEPATH = "org.cncf.model.filepath"
+KIND = "io.hyb.kind"
+META = "io.hyb.meta"
+NEEDS = "io.hyb.needs"
+MODEL_ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
+MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
+RAW = "application/vnd.hyb.file.v1.raw"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes in the store: `digest` and `size` in bytes."""
+
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of an artifact: its relative POSIX path, its bytes, its OCI media type."""
+
+    path: str
+    blob: Blob
+    media_type: str = RAW
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One manifest of the store. `meta` is what its stage wrote about it; `needs` the artifacts it can't do without."""
+
+    digest: str
+    kind: str
+    files: tuple[File, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    subject: str | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(f.blob.size for f in self.files)
+
+    def file(self, path: str) -> File:
+        """The file at `path`. Raises HybError when the artifact has none."""
+        for f in self.files:
+            if f.path == path:
+                return f
+        raise HybError(f"{self.kind} `{short(self.digest)}` has no file `{path}`")
+
+
+def short(digest: str) -> str:
+    """The first 12 hex digits, for people."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+def blobs_of(artifact: Artifact) -> list[Blob]:
+    """Config and layers of an artifact."""
+    config = artifact.manifest["config"]
+    return [Blob(config["digest"], config["size"]), *(f.blob for f in artifact.files)]
+
+
+def document(
+    kind: str,
+    files: Iterable[File],
+    config: tuple[str, Blob],
+    *,
+    meta: Mapping[str, Any],
+    needs: Iterable[str] = (),
+    subject: Blob | None = None,
+) -> dict[str, Any]:
+    """The OCI image manifest of an artifact: the same facts, the same bytes.
+
+    `config`: its media type and where it lies.
+    """
+    config_type, config_blob = config
+    annotations = {KIND: kind, META: dg.canonical_json(dict(meta)).decode()}
+    if needed := sorted(set(needs)):
+        annotations[NEEDS] = ",".join(needed)
+    manifest: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": MODEL_ARTIFACT if config_type == MODEL_CONFIG else f"application/vnd.hyb.{kind}.v1+json",
+        "config": {"mediaType": config_type, **_place(config_blob)},
+        "layers": [
+            {"mediaType": f.media_type, **_place(f.blob), "annotations": {FILEPATH: f.path}}
+            for f in sorted(files, key=lambda f: f.path)
+        ],
+        "annotations": annotations,
+    }
+    if subject:
+        manifest["subject"] = {"mediaType": MANIFEST, **_place(subject)}
+    return manifest
+
+
+def _place(blob: Blob) -> dict[str, Any]:
+    return {"digest": blob.digest, "size": blob.size}
+
+
+def parse(digest: str, manifest: dict[str, Any]) -> Artifact:
+    """An artifact from its manifest; a manifest that is not hyb's counts as an image."""
+    notes = manifest.get("annotations", {})
+    files = tuple(
+        File(
+            layer.get("annotations", {}).get(FILEPATH, layer["digest"]),
+            Blob(layer["digest"], layer["size"]),
+            layer["mediaType"],
+        )
+        for layer in manifest.get("layers", [])
+    )
+    needs = tuple(d for d in notes.get(NEEDS, "").split(",") if d)
+    meta = MappingProxyType(json.loads(notes.get(META, "{}")))
+    subject = manifest.get("subject", {}).get("digest")
+    return Artifact(digest, notes.get(KIND, "image"), files, meta, needs, subject, manifest)
+
+
+def safe_path(path: str) -> str:
+    """A relative POSIX path that stays inside its folder. Raises HybError (exit 4) for any other."""
+    parts = path.split("/")
+    if not path or path.startswith("/") or "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in parts):
+        raise HybError(f"unsafe path `{path!r}` in an artifact", code=Exit.CHECK)
+    return path
