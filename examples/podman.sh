@@ -15,9 +15,10 @@ if ! podman image exists "$runtime"; then
     echo "no base image: \`$base\` can't be pulled here; give one with BASE=IMAGE" >&2
     exit 3
   }
+  version=$(podman run --rm --network=none "$base" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   wheels=$(mktemp -d)
   python3 -m pip wheel -q --no-deps -w "$wheels" .
-  python3 -m pip download -q -d "$wheels" pip "$(ls "$wheels"/hyb-*.whl)[serve]"
+  python3 -m pip download -q --only-binary=:all: --python-version "$version" -d "$wheels" pip "$(ls "$wheels"/hyb-*.whl)[serve]"
   podman build -q --network=none --build-arg BASE="$base" -t "$runtime" -f containers/serve-cpu/Containerfile "$wheels"
   rm -rf "$wheels"
 fi

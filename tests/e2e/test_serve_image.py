@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import platform
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,3 +173,18 @@ def test_a_build_of_the_same_wheels_from_nothing_is_the_same_image(image: str, p
     containerfile = PROJECT / "containers/serve-cpu/Containerfile"
     again = engine_podman.build(containerfile, podman_home / "wheels", IMAGE, build_args=base, fresh=True)
     assert again == before
+
+
+def test_the_podman_example_asks_a_model_of_the_store(podman_home: Path, image: str, smollm2_gguf: Path) -> None:  # noqa: F811
+    store = Store(podman_home / "store")
+    files = [modelpack.file("model.gguf", store.add_file(smollm2_gguf))]
+    store.tag("small", store.add_artifact("model", files, meta={"format": "gguf", "name": "small"}).digest)
+    env = {k: v for k, v in os.environ.items() if k != "CONTAINER_HOST"}
+    env |= {"HYB_STORE": str(store.root), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"}
+    script = ["sh", str(PROJECT / "examples" / "podman.sh"), "small", "Say hello."]
+    done = subprocess.run(script, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.partition("from the container:")[2].strip()) > 2
+    assert not subprocess.run(
+        ["podman", "ps", "-aq", "--filter", "name=hyb-demo"], env=env, capture_output=True, text=True, check=True
+    ).stdout
