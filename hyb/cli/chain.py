@@ -250,8 +250,8 @@ def slug(text: str) -> str:
     """The last part of a source, path or name as a name: `hf://org/Name-1.5B@main` → `name-1-5b`."""
     import re
 
-    last = re.split(r"[@#=]", text.rstrip("/"))[0].rstrip("/").rpartition("/")[2]
-    last = re.sub(r"\.(jsonl?|gguf)$", "", last.rpartition(":")[2])
+    path = re.split(r"[@#=]", re.sub(r"^[a-z]+:(//)?", "", text))[0].rstrip("/")
+    last = re.sub(r"\.(jsonl?|gguf)$", "", path.rpartition("/")[2].partition(":")[0])
     return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40].strip("-") or "model"
 
 
