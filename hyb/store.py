@@ -24,7 +24,7 @@ from typing import Any
 from hyb import digest as dg
 from hyb import fs
 from hyb.artifact import EMPTY, MANIFEST, REF, Artifact, Blob, File, blobs_of, document, parse, safe_path, short
-from hyb.blobs import Blobs
+from hyb.blobs import BLOB_MTIME, Blobs
 from hyb.errors import Exit, HybError
 
 
@@ -92,7 +92,7 @@ class Store(Blobs):
         for f in artifact.files:
             self.check(f.blob)
         target = self.root / "views" / artifact.digest.removeprefix("sha256:")
-        if target.is_dir() and all((target / f.path).is_file() for f in artifact.files):
+        if _is_view(target, artifact):
             return target
         with self.writing(), self._incoming() as temporary:
             temporary.mkdir()
@@ -102,9 +102,10 @@ class Store(Blobs):
                 fs.link_or_copy(self.blob_path(f.blob.digest), place)
             target.parent.mkdir(exist_ok=True)
             with fs.locked(self.root / "locks" / "views"):
-                if target.is_dir():
-                    shutil.rmtree(target)
-                temporary.replace(target)
+                if not _is_view(target, artifact):  # nobody else has made it meanwhile
+                    if target.is_dir():
+                        shutil.rmtree(target)
+                    temporary.replace(target)
         return target
 
     def tags(self) -> dict[str, str]:
@@ -238,6 +239,17 @@ class Store(Blobs):
             return self.blob_path(digest).stat().st_size
         except FileNotFoundError as error:
             raise self._missing(digest) from error
+
+
+def _is_view(folder: Path, artifact: Artifact) -> bool:
+    """True when the folder has all files, none of them touched since it was linked."""
+    try:
+        stats = [(folder / f.path).stat() for f in artifact.files]
+    except OSError:
+        return False
+    return all(
+        s.st_size == f.blob.size and s.st_mtime == BLOB_MTIME for s, f in zip(stats, artifact.files, strict=True)
+    )
 
 
 def unknown_name(name: str, tags: Iterable[str]) -> HybError:

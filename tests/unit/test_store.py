@@ -71,6 +71,30 @@ def test_a_view_is_a_folder_of_links(store: Store) -> None:
     assert store.view(artifact) == place.parent.parent
 
 
+def test_a_view_of_a_blob_that_was_mended_is_made_anew(store: Store) -> None:
+    artifact = put(store)
+    view = store.view(artifact)
+    path = store.blob_path(artifact.files[0].blob.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"Weights")
+    store.add_bytes(b"weights")
+    assert (store.view(artifact) / "model.safetensors").read_bytes() == b"weights"
+    assert store.view(artifact) == view
+
+
+def test_many_at_once_get_the_same_whole_view(store: Store) -> None:
+    artifact = store.add_artifact("model", [File(f"f{i}", store.add_bytes(bytes([i]))) for i in range(40)])
+    inodes: set[int] = set()
+    threads = [
+        threading.Thread(target=lambda: inodes.add(Store(store.root).view(artifact).stat().st_ino)) for _ in range(8)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(inodes) == 1
+
+
 def test_a_flipped_bit_is_noticed_when_the_blob_is_used(store: Store) -> None:
     artifact = put(store)
     path = store.blob_path(artifact.files[0].blob.digest)
