@@ -99,6 +99,7 @@ def _do(
     name, stage, key = step.entry.name, step.entry.stage, step.key
     assert key, "steps above have run, so every input is known"
     if step.output:
+        store.sweep(key)
         return Result(name, stage, store.artifact(step.output), cached=True)
     with store.locked_step(key, lambda: say(f"{name}: another hyb is at it; waiting")):
         made_meanwhile = next((d for d in store.outputs(key) if store.has(d)), None)

@@ -177,10 +177,17 @@ class Store(Blobs):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def sweep(self, key: str) -> None:
+        """Remove what a step kept that was killed after its result was recorded, unless another process is at it."""
+        folder = self.root / "work" / key.removeprefix("sha256:")
+        if folder.exists():
+            with contextlib.suppress(OSError), fs.locked(self._step_lock(key), wait=False):
+                shutil.rmtree(folder)
+
     @contextlib.contextmanager
     def locked_step(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold a step, so that two processes never do the same one; `waiting` is called when another has it."""
-        path = self.root / "locks" / key.removeprefix("sha256:")
+        path = self._step_lock(key)
         with self.writing():
             pass
         try:
@@ -231,6 +238,9 @@ class Store(Blobs):
             if entries != before:
                 self.write_index(entries)
 
+    def _step_lock(self, key: str) -> Path:
+        return self.root / "locks" / key.removeprefix("sha256:")
+
     def _step_path(self, key: str) -> Path:
         return self.root / "steps" / (key.removeprefix("sha256:") + ".json")
 
@@ -247,9 +257,8 @@ def _is_view(folder: Path, artifact: Artifact) -> bool:
         stats = [(folder / f.path).stat() for f in artifact.files]
     except OSError:
         return False
-    return all(
-        s.st_size == f.blob.size and s.st_mtime == BLOB_MTIME for s, f in zip(stats, artifact.files, strict=True)
-    )
+    pairs = zip(stats, artifact.files, strict=True)
+    return folder.is_dir() and all(s.st_size == f.blob.size and s.st_mtime == BLOB_MTIME for s, f in pairs)
 
 
 def unknown_name(name: str, tags: Iterable[str]) -> HybError:

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hyb.serving.service import Service
 
 TCP = ("/proc/net/tcp", "/proc/net/tcp6")
 LISTEN = "0A"
+LETS_GO = 2.0  # seconds in which the kernel takes down a process of many threads
 
 
 def mistakes(host: str, port: int) -> list[str]:
@@ -39,7 +41,7 @@ def check_free(host: str, port: int, running: Iterable[Service]) -> None:
     """Raise HybError naming who has the port, when somebody has."""
     if not port:
         return
-    if _listening(host, port):
+    if _is_kept(host, port):
         raise _taken(host, port, running)
     with listener(host) as probe:
         try:
@@ -50,6 +52,16 @@ def check_free(host: str, port: int, running: Iterable[Service]) -> None:
             hint = "ports below 1024 are root's: give another with `--port`" if error.errno == errno.EACCES else ""
             what = os.strerror(error.errno or 0).lower()
             raise HybError(f"can't listen on {host} port {port}: {what}", hint=hint) from error
+
+
+def _is_kept(host: str, port: int) -> bool:
+    """True when somebody listens. A process that was killed lets go of its socket a moment after it is gone."""
+    end = time.monotonic() + LETS_GO
+    while _listening(host, port):
+        if holder_of(host, port) or time.monotonic() > end:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def listener(host: str) -> socket.socket:
