@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,10 +89,25 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int, kind: int, wait: bool) -> None:
+    """Take a lock. Asks again and again rather than blocking: a signal that comes just before a blocking call is lost
+    to it, and ^C would do nothing."""
+    pause = 0.01
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not wait:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 0.25)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -54,6 +54,9 @@ def link(
             )  # fmt: skip
         chain = Chain(s)
         target = chain.stored(service)
+        if artifact.kind == "model":
+            chain.add(f"{target}-image", stage="pack", model=target)
+            target = f"{target}-image"
         if artifact.kind != "service":
             chain.add(f"{target}-service", stage="serve", image=target)
             target = f"{target}-service"

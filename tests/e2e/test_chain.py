@@ -138,7 +138,7 @@ def test_killed_in_any_stage_the_next_run_converges(
     if number == signal.SIGINT:
         _wait(lambda: any(work.glob("*.json")) or child.poll() is not None)  # a worker has its job
     workers = _children(child.pid)
-    os.kill(child.pid, number)
+    child.send_signal(number)
     child.communicate(timeout=60)
     assert child.returncode in (0, {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number))
     _wait(lambda: not any(_alive(pid) for pid in workers))

@@ -498,7 +498,7 @@ def test_a_pull_killed_half_way_goes_on_with_a_range_and_leaves_nothing(
     how: signal.Signals, server: Hub, tmp_path: Path
 ) -> None:
     server.add("o/n", model(4096))
-    server.rate = 4_000_000
+    server.rate = 700_000  # slow enough that a busy machine kills it in time
 
     def partials() -> list[Path]:
         return [p for p in (tmp_path / "cache").rglob(f"*{cache.PARTIAL}") if p.stat().st_size > 500_000]

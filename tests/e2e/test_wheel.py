@@ -81,11 +81,28 @@ def test_a_command_that_needs_an_extra_says_which_and_how(empty: Path, tmp_path:
 
 
 def _link(hyb: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    _model(home / "model")
-    assert call(hyb, "pull", f"file:{home}/model", "--name", "m", home=home).returncode == 0
+    _gguf(home / "small.gguf")
+    pulled = call(hyb, "pull", f"file:{home}/small.gguf", "--name", "m", home=home)
+    assert pulled.returncode == 0, pulled.stderr
     return call(
         hyb, "link", "m", "--namespace", "chat", "--apps-domain", "apps.example.com", "--out", "link", home=home
     )
+
+
+def _gguf(path: Path) -> None:
+    """The smallest GGUF that says what it is: one tensor."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_name("small")
+    writer.add_context_length(128)
+    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    writer.add_tensor("output_norm.weight", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _model(folder: Path) -> None:
