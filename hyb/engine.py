@@ -160,7 +160,7 @@ def worker(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**_child_environ(), "OMP_WAIT_POLICY": "passive", **(env or {})},
+            env={"OMP_WAIT_POLICY": "passive", **_child_environ(), **(env or {})},
             start_new_session=True,  # ^C reaches us alone; we end the child
         )
         with _ended(child):

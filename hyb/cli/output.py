@@ -121,7 +121,7 @@ class Talk:
         rate = (news.done - first) / (now - start) if now - start > 0.2 else 0.0
         shown: Callable[[float], str] = size if news.unit == "B" else lambda n: f"{n:g}"
         parts = [shown(news.done) + (f" of {shown(news.total)}" if news.total else "")]
-        if news.unit != "B" and news.unit:
+        if news.unit not in ("", "B", "s"):
             parts[0] += f" {news.unit}s"
         if rate and news.unit == "B":
             parts.append(f"{size(rate)}/s")

@@ -125,7 +125,7 @@ def test_one_changed_field_runs_that_step_and_those_that_read_it(chain: Chain, t
 
 @pytest.mark.parametrize(
     ("step", "number"),
-    [*((s, signal.SIGKILL) for s in STEPS), ("bot", signal.SIGINT), ("gguf", signal.SIGINT), ("exam", signal.SIGTERM)],
+    [*((s, n) for s in STEPS for n in (signal.SIGKILL, signal.SIGINT)), ("exam", signal.SIGTERM)],
 )
 def test_killed_in_any_stage_the_next_run_converges(
     chain: Chain, tmp_path: Path, step: str, number: signal.Signals
