@@ -42,9 +42,9 @@ def pin(
     return pins
 
 
-def written(recipe: Recipe) -> Iterator[tuple[str, str, str, str]]:
-    """(stage name, field, kind, source) of every source that is written in a recipe."""
-    for entry in recipe.entries:
+def written(recipe: Recipe, *, all_of_it: bool = False) -> Iterator[tuple[str, str, str, str]]:
+    """(stage name, field, kind, source) of every source that is written in a recipe, or in the whole of its file."""
+    for entry in recipe.whole if all_of_it and recipe.whole else recipe.entries:
         for field, marker in sources(type(entry.spec)).items():
             value = getattr(entry.spec, field)
             if isinstance(value, str) and value:

@@ -41,12 +41,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain of stages. `folder`: where relative paths start. `given`: names that stand for artifacts in the store."""
+    """A chain of stages. `folder`: where relative paths start. `given`: names that stand for artifacts in the store.
+
+    `whole`: the entries of the file, where this is a part of it.
+    """
 
     name: str
     entries: tuple[Entry, ...]
     folder: Path = Path()
     given: Mapping[str, str] = field(default_factory=dict)
+    whole: tuple[Entry, ...] = ()
 
     def upto(self, name: str | None) -> Recipe:
         """The recipe with only what `name` needs. Raises HybError for a name that it doesn't have."""
@@ -61,7 +65,7 @@ class Recipe:
             if entry.name in wanted:
                 wanted |= set(_names(entry.spec))
         kept = tuple(e for e in self.entries if e.name in wanted)
-        return Recipe(self.name, kept, self.folder, self.given)
+        return Recipe(self.name, kept, self.folder, self.given, self.entries)
 
 
 def find(where: Path | None) -> Path:

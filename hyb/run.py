@@ -55,15 +55,21 @@ def prepare(
 
     Raises HybError (exit 4) when `locked` and the lock is stale.
     """
+    pins, lock = _inputs(recipe, options, say, lenient=lenient)
+    steps = plan(recipe, pins, lock, known(store))
+    if options.locked:
+        _same(recipe, pins, lock, steps)
+    return pins, lock, steps
+
+
+def _inputs(recipe: Recipe, options: Options, say: Say, *, lenient: bool = False) -> tuple[dict[str, str], Lock]:
+    """Pins and lock. Raises HybError (exit 4) when `locked` and there is no lock."""
     lock = lockfile.read(options.lock) if options.lock else Lock()
     if options.locked and options.lock and not options.lock.exists():
         raise HybError(f"there is no lock `{options.lock}`", hint="`hyb run` writes it", code=Exit.CHECK)
     offline = options.offline or options.locked
     pins = pin.pin(recipe, lock.pins, offline=offline, update=options.update, lenient=lenient, say=say)
-    steps = plan(recipe, pins, lock, known(store))
-    if options.locked:
-        _same(recipe, pins, lock, steps)
-    return pins, lock, steps
+    return pins, lock
 
 
 def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result]:
@@ -71,7 +77,9 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
 
     Raises HybError: a stage's own error; exit 4 for a failed gate (its report is stored) or a lock that would differ.
     """
-    pins, lock, _ = prepare(recipe, store, options, say)
+    pins, lock = _inputs(recipe, options, say)
+    if options.locked:
+        _same(recipe, pins, lock, plan(recipe, pins, lock, known(store)))
     results: list[Result] = []
     outputs: dict[str, str | None] = dict(recipe.given)
     done: dict[str, Locked] = dict(lock.stages)
@@ -87,7 +95,7 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
             done[entry.name] = Locked(entry.stage, step.key, inputs, result.artifact.digest)
             store.tag(f"{recipe.name}/{entry.name}".lstrip("/"), result.artifact.digest)
             if options.lock and not options.locked:
-                lockfile.write(options.lock, _trimmed(options.lock, Lock(pins, done), lock))
+                lockfile.write(options.lock, _trimmed(recipe, Lock(pins, done), lock))
             _gate(entry.name, result.artifact)
     return results
 
@@ -152,14 +160,11 @@ def _gate(name: str, artifact: Artifact) -> None:
         )
 
 
-def _trimmed(path: Path, new: Lock, old: Lock) -> Lock:
+def _trimmed(recipe: Recipe, new: Lock, old: Lock) -> Lock:
     """Without stages that the recipe no longer has; a run `--to` a stage keeps what was known of the others."""
-    from hyb import recipe as recipes
-
-    whole = recipes.read(path.with_name(recipes.FILE))
-    names = {e.name for e in whole.entries}
-    written = {source for _, _, _, source in pin.written(whole)}
-    pins = {s: p for s, p in {**old.pins, **new.pins}.items() if s in written}
+    names = {e.name for e in recipe.whole or recipe.entries}
+    sources = {source for _, _, _, source in pin.written(recipe, all_of_it=True)}
+    pins = {s: p for s, p in {**old.pins, **new.pins}.items() if s in sources}
     return replace(new, pins=pins, stages={n: s for n, s in new.stages.items() if n in names})
 
 
