@@ -190,8 +190,8 @@ def _bad_refs(spec: StageSpec, kinds: Mapping[str, str], raw: Mapping[str, Any])
                     f"`{field_name}` names `{target}`, which is no stage above{_near(target, list(kinds))}",
                 )
             elif kind not in (*ref.kinds, "?"):
-                wanted = " or ".join(ref.kinds)
-                yield field_name, f"`{field_name}` names `{target}`, which makes a {kind}; it takes a {wanted}"
+                wanted = " or ".join(map(_a, ref.kinds))
+                yield field_name, f"`{field_name}` names `{target}`, which is {_a(kind)}; it takes {wanted}"
 
 
 def _names(spec: StageSpec) -> list[str]:
@@ -218,6 +218,11 @@ def _said(error: Any, stage: str) -> str:
         return str(message)
     own = error["type"] == "value_error"  # a validator of ours: its message says what was given
     return f"`{field_name}`: {message}" + (f", not {shown}" if shown and not own else "")
+
+
+def _a(kind: str) -> str:
+    """A kind of artifact with its article."""
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _near(word: str, words: Iterable[str]) -> str:

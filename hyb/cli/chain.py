@@ -213,8 +213,14 @@ class Chain:
         return name
 
     def data(self, text: str, holdout: str | None = None, control: str | None = None) -> str:
-        """A data set of the store, or a path to read."""
-        if not Path(text).exists():
+        """A data set of the store, or a path to read. Raises HybError."""
+        from hyb.errors import HybError
+
+        if not Path(text).expanduser().exists():
+            if not self._in_store(text):
+                raise HybError(
+                    f"`{text}` is neither a path nor a data set in the store", hint="`hyb ls` lists the store"
+                )
             return self.stored(text)
         name = f"{slug(text)}-data"
         self.add(name, stage="data", source=path_text(text), holdout=share(holdout), control=control)

@@ -45,7 +45,7 @@ def pin(source: HF, *, offline: bool, say: Say) -> HF:
     if offline or _offline():
         raise HybError(
             f"`{source}` names a branch or tag, and hyb is offline",
-            hint=f"where there is a network, `hyb plan` writes its commit into `hyb.lock`; or write hf://{source.repo}@<commit>",
+            hint=f"where there is a network, `hyb run` writes its commit into `hyb.lock`; or write hf://{source.repo}@<commit>",
             code=Exit.OFFLINE,
         )
     say(f"asking {endpoint()} which commit `{source.revision}` of `{source.repo}` is")

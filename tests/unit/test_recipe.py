@@ -57,7 +57,7 @@ def test_up_to_a_stage_is_what_that_stage_needs(tmp_path: Path) -> None:
         (("stage: tune", "stage: tuna"), "6: bot: unknown stage `tuna` (did you mean `tune`?)"),
         (("data: facts}", "data: facts, rnak: 8}"), "6: bot: unknown key `rnak` (did you mean `rank`?)"),
         (("model: base", "model: gguf"), "6: bot: `model` names `gguf`, which is no stage above"),
-        (("model: base", "model: facts"), "6: bot: `model` names `facts`, which makes a dataset; it takes a model"),
+        (("model: base", "model: facts"), "6: bot: `model` names `facts`, which is a dataset; it takes a model"),
         (("data: facts}", "data: facts, rank: 0}"), "6: bot: `rank`: "),
         (("data: facts}", "data: facts, lr: .nan}"), "6: bot: `lr`: "),
         (("hyb: 1", "hyb: 2"), "1: `hyb: 2` is not known to this hyb"),
