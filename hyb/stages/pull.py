@@ -84,15 +84,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:  # noqa: ARG0
     name = describe.name_of(pinned, ggufs[0].path if ggufs else "")
     if ggufs and (spec.format == "safetensors" or (spec.format == "auto" and isinstance(pinned, PyPI))):
         fetched = _turned(ggufs[0], fetched, context)
-    files, real = [], {}
-    for f in fetched:
-        path = GGUF if f.path.endswith(".gguf") else f.path
-        real[path] = f.file
-        blob = context.store.add_file(
-            f.file, how=f.how, expected=f.digest, trusted=None if f.how == "copy" else f.digest
-        )
-        real[path] = context.store.blob_path(blob.digest)
-        files.append(modelpack.file(path, blob))
+    files = [_add(f, context) for f in fetched]
+    real = {f.path: context.store.blob_path(f.blob.digest) for f in files}
     meta = {**describe.describe(real, pinned), "source": _portable(pinned), "name": name}
     if not meta["template"]:
         context.say(f"`{spec.source}` has no chat template: it can be served, but `tune` needs one")
@@ -158,19 +151,10 @@ def _config(files: list[File], meta: dict[str, Any], real: dict[str, Path]) -> t
         name=meta["name"],
         architecture=meta["architecture"],
         format=meta["format"],
-        paramSize=_size(meta["parameters"]),
+        paramSize=modelpack.param_size(meta["parameters"]),
         precision=describe.precision(real) if meta["format"] == "safetensors" else "",
         quantization=meta["quantization"],
         licenses=[meta["license"]] if meta["license"] else "",
         sourceURL=meta["source"].partition("@")[0].partition("#")[0],
         revision=pinned.revision if isinstance(pinned, HF) else "",
     )
-
-
-def _size(parameters: int | None) -> str:
-    """`1.8B`, `135M`, `33K`: as ModelPack writes a parameter count."""
-    if not parameters:
-        return ""
-    if parameters >= 1e9:
-        return f"{parameters / 1e9:.1f}B"
-    return f"{parameters / 1e6:.0f}M" if parameters >= 1e6 else f"{parameters / 1e3:.0f}K"
