@@ -28,7 +28,7 @@ def pin(source: OCI, *, offline: bool, say: Say, folder: Path) -> OCI:
     if offline:
         raise HybError(
             f"`{source}` is a tag in a registry, and hyb is offline",
-            hint="where there is a network, `hyb plan` writes its digest into `hyb.lock`; carry that file over",
+            hint="where there is a network, `hyb run` writes its digest into `hyb.lock`; carry that file over",
             code=Exit.OFFLINE,
         )
     say(f"asking the registry which manifest `{source.where}:{source.ref}` is")

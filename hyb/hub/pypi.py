@@ -35,7 +35,7 @@ def pin(source: PyPI, *, offline: bool, say: Say) -> PyPI:
     if offline:
         raise HybError(
             f"`{source}` has no digest yet, and hyb is offline",
-            hint="where there is a network, `hyb plan` writes it into `hyb.lock`; carry that file over",
+            hint="where there is a network, `hyb run` writes it into `hyb.lock`; carry that file over",
             code=Exit.OFFLINE,
         )
     requirement = f"{source.package}=={source.version}"

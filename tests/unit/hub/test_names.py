@@ -50,7 +50,7 @@ def test_a_moving_source_offline_says_what_to_run_where_there_is_a_network(movin
     with pytest.raises(HybError) as caught:
         hub.pin(moving, offline=True)
     assert caught.value.code == Exit.OFFLINE
-    assert "where there is a network, `hyb plan`" in caught.value.hint
+    assert "where there is a network, `hyb run` writes" in caught.value.hint
 
 
 @pytest.mark.parametrize(
