@@ -236,8 +236,10 @@ def explained(said: str, doing: str) -> HybError:
 # -- inside --------------------------------------------------------------------------------------------------------
 
 
-def _call(command: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-    done = engine.run(command, check=False)
+def _call(
+    command: Sequence[str], *, check: bool = True, cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    done = engine.run(command, check=False, cwd=cwd)
     if check and done.returncode:
         verb = next((word for word in command[1:] if not word.startswith("-")), "")
         raise explained((done.stderr or done.stdout).decode(errors="replace"), f"{command[0]} {verb}")
@@ -310,12 +312,16 @@ def _is_socket(path: str) -> bool:
 
 
 def _pull_layout(folder: Path, name: str) -> None:
-    """Without skopeo: Podman 4 names what it pulls from a layout after the folder, so it gets its name afterwards."""
-    identity = _call([*PODMAN, "pull", "--quiet", f"oci:{folder}:{name}"]).stdout.decode().split()[-1]
+    """Without skopeo: Podman 4 names what it pulls from a layout after the folder, so it gets its name afterwards.
+
+    The path is a relative one, since a path such as `/home/Ann/x_` makes no image name, and Podman refuses it.
+    """
+    pulled = _call([*PODMAN, "pull", "--quiet", f"oci:{folder.name}:{name}"], cwd=folder.parent)
+    identity = pulled.stdout.decode().split()[-1]
     _call([*PODMAN, "tag", identity, name])
     names = _call([*PODMAN, "image", "inspect", "--format", "{{json .RepoTags}}", identity]).stdout
     for other in json.loads(names):
-        if str(folder) in other:
+        if other.rpartition(":")[0].endswith(f"/{folder.name}"):
             _call([*PODMAN, "untag", identity, other])
 
 

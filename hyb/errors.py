@@ -31,6 +31,8 @@ class HybError(Exception):
         self.hint = hint
         self.code = code
         self.details = tuple(details)
+        for line in self.details:  # where the error ends up in a traceback after all: a test's, a library user's
+            self.add_note(line)
 
     def as_dict(self) -> dict[str, object]:
         """The shape of an error in `--json`: `{"error": {message, hint, code, details}}`."""

@@ -54,7 +54,8 @@ def blob_path(folder: Path, digest: str) -> Path:
 def shown(store: Store, artifact: Artifact, name: str, parent: Path | None = None) -> Iterator[Path]:
     """A folder that is an OCI layout with one image, called `name`; nothing is copied. Gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="hyb-", dir=parent) as text:
-        folder = Path(text)
+        folder = Path(text) / "image"  # not the random name itself: Podman makes an image name of a layout's path
+        folder.mkdir()
         (folder / "oci-layout").write_bytes(oci.LAYOUT)
         (folder / "index.json").write_bytes(_index(store, artifact, name))
         (folder / "blobs").symlink_to(store.blobs.parent.resolve(), target_is_directory=True)

@@ -149,6 +149,8 @@ def test_without_skopeo_podman_takes_the_image_by_itself(
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/podman").symlink_to(podman)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "Ann_").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "Ann_"))  # a path that is no image name
     image = packed(store, a_model(store, os.urandom(7000)))
     name = engine_podman.deliver(store, image, "hyb-test/alone")
     done = subprocess.run(
