@@ -22,43 +22,38 @@ from typing import Any
 
 from hyb import engine, layout
 from hyb.artifact import Artifact
-from hyb.containers import Container, Ended, api_arguments, argv
+from hyb.containers import Container, Ended, api_arguments, argv, needs_program
 from hyb.errors import Exit, HybError
 from hyb.formats import tar
+from hyb.podman_errors import SOCKET_OFF, explained
 from hyb.store import Store
 
 PODMAN = ("podman", "--remote=false")
 """The program on this machine's own storage: with CONTAINER_HOST set, plain `podman` is a client of that socket."""
-SOCKET_OFF = "`systemctl --user enable --now podman.socket`, or unset `CONTAINER_HOST` to use the program"
-SUBUIDS = "`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER`, then `podman system migrate`"
-LIMITS = "lower `default_ulimits` for nofile and nproc in containers.conf"
-
-KNOWN = (
-    (r"no space left on device|disk quota exceeded", "Podman's storage is full", "`podman system prune` frees space"),
-    (
-        r"insufficient UIDs or GIDs|no subuid ranges|cannot find (uid|gid) mappings|newuidmap|/etc/sub[ug]id",
-        "rootless Podman has no range of user ids",
-        SUBUIDS,
-    ),
-    (r"RLIMIT_|setrlimit", "Podman asks for more open files or processes than this machine allows", LIMITS),
-    (r"cgroups in hybrid mode", "crun refuses this machine's cgroups", 'set `runtime = "runc"` in containers.conf'),
-    (r"unable to connect to Podman|connection refused|Cannot connect", "Podman's socket does not answer", SOCKET_OFF),
-    (r"policy\.json", "Podman has no signature policy", "install containers-common (it brings policy.json)"),
-    (r"address already in use", "the port is taken", "give another port"),
-    (r"no such image|image not known|does not resolve to an image|No such image", "Podman does not have the image", ""),
-)
-"""What Podman says (a pattern) → what it means, what to do. The first that fits."""
 
 
 @dataclass(frozen=True)
 class PodmanInfo:
-    """The Podman of this machine. `socket`: its URL or "". `local`: the program works on the same storage."""
+    """The Podman of this machine. `socket`: its URL or "". `local`: the program works on the same storage.
+
+    `ids`: how many user ids a rootless Podman has, its own among them; 0 for root's, which has all. `limits`: it can
+    limit memory and processes. `selinux`: files need labels.
+    """
 
     version: str
     socket: str
     rootless: bool
     local: bool
     graph_root: str
+    ids: int = 0
+    limits: bool = True
+    selinux: bool = False
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """Major and minor version."""
+        found = re.findall(r"\d+", self.version)[:2]
+        return (int(found[0]), int(found[1])) if len(found) == 2 else (0, 0)
 
 
 def socket_url(environ: Mapping[str, str]) -> str:
@@ -88,7 +83,22 @@ def available() -> PodmanInfo:
         rootless=bool(found["host"]["security"]["rootless"]),
         local=program is not None and program["store"]["graphRoot"] == found["store"]["graphRoot"],
         graph_root=str(found["store"]["graphRoot"]),
+        ids=sum(int(m["size"]) for m in (found["host"].get("idMappings") or {}).get("uidmap") or ()),
+        limits={"memory", "pids"} <= set(found["host"].get("cgroupControllers") or ()),
+        selinux=bool(found["host"]["security"].get("selinuxEnabled")),
     )
+
+
+def require(info: PodmanInfo, release: tuple[int, int], what: str) -> None:
+    """Raise HybError (exit 3) when Podman is older than `what` needs, or is a socket alone."""
+    if info.release < release:
+        wanted = ".".join(map(str, release))
+        raise HybError(f"{what} needs Podman {wanted} or newer; here is {info.version}", hint="install a newer Podman")
+    if not info.local:
+        raise HybError(
+            f"{what} needs the `podman` program on this machine, and here is only a socket",
+            hint=engine.INSTALL["podman"] + ", or unset `CONTAINER_HOST`",
+        )
 
 
 def deliver(store: Store, image: Artifact, name: str) -> str:
@@ -188,8 +198,10 @@ def run_container(container: Container, info: PodmanInfo | None = None) -> Ended
     Raises HybError when it can't be started (exit 3 or 5).
     """
     info = info or available()
-    if info.socket:
+    if info.socket and not needs_program(container):
         return _run_over_api(container, info)
+    if info.socket:
+        require(info, (4, 3), "such a container")
     done = _call([*PODMAN, *argv(container)], check=False)
     if done.returncode == 125 or (container.detach and done.returncode):  # Podman's own failure, not the program's
         raise explained(done.stderr.decode(errors="replace"), "podman run")
@@ -212,6 +224,17 @@ def remove_container(name: str, info: PodmanInfo | None = None) -> None:
         found.remove(force=True)
 
 
+def containers(labels: Mapping[str, str], info: PodmanInfo | None = None) -> list[str]:
+    """Ids of the containers, running or not, that bear all these labels."""
+    info = info or available()
+    if not info.local:
+        with _client(info) as client:
+            wanted = [f"{k}={v}" for k, v in labels.items()]
+            return [str(c.id) for c in client.containers.list(all=True, filters={"label": wanted})]
+    filters = [f"--filter=label={k}={v}" for k, v in labels.items()]
+    return _call([*PODMAN, "ps", "--all", "--quiet", "--no-trunc", *filters]).stdout.decode().split()
+
+
 def remove_image(name: str, info: PodmanInfo | None = None) -> None:
     """Take a name away from an image, and the image when it was its last; nothing happens when there is none."""
     info = info or available()
@@ -224,21 +247,10 @@ def remove_image(name: str, info: PodmanInfo | None = None) -> None:
         _call([*PODMAN, "rmi", name])
 
 
-def explained(said: str, doing: str) -> HybError:
-    """What a Podman or skopeo that failed said, as the error that a user can act on."""
-    lines = said.strip().splitlines()
-    for pattern, message, hint in KNOWN:
-        if re.search(pattern, said):
-            return HybError(message, hint=hint, details=lines[-3:], code=Exit.INPUT)
-    return HybError(f"`{doing}` failed", details=lines[-5:], code=Exit.BELOW)
-
-
 # -- inside --------------------------------------------------------------------------------------------------------
 
 
-def _call(
-    command: Sequence[str], *, check: bool = True, cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
+def _call(command: Sequence[str], *, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     done = engine.run(command, check=False, cwd=cwd)
     if check and done.returncode:
         verb = next((word for word in command[1:] if not word.startswith("-")), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hyb.containers import Container, Mount, Port, api_arguments, argv
+from hyb.containers import Container, Mount, Port, Secret, api_arguments, argv, needs_program
 from hyb.errors import HybError
 
 FULL = Container(
@@ -21,6 +21,15 @@ FULL = Container(
     labels={"io.hyb.model": "sha256:1"},
     memory=1 << 30,
     detach=True,
+    pids=99,
+    userns="auto",
+    secrets=(Secret("key", "/run/key", 0o400),),
+    tmpfs=False,
+    init=True,
+    stop_timeout=0,
+    umask="0077",
+    log="none",
+    shm=1 << 20,
 )
 
 
@@ -39,7 +48,10 @@ def test_every_field_reaches_the_command_line_before_the_image() -> None:
         "--entrypoint=python3",
         "--env=A=1", "--env=B=2", "--label=io.hyb.model=sha256:1", "--device=nvidia.com/gpu=all", "--network=front",
         "--publish=127.0.0.1:18000:8000", "--mount=type=image,source=localhost/m:1,destination=/m",
-        "--mount=type=bind,source=/d,destination=/data,ro=true", "--mount=type=tmpfs,destination=/tmp",
+        "--mount=type=bind,source=/d,destination=/data,ro=true", "--tmpfs=/tmp:mode=1777,nosuid,nodev,noexec",
+        "--memory-swap=1073741824", "--pids-limit=99", "--userns=auto", "--read-only-tmpfs=false", "--init",
+        "--secret=key,type=mount,target=/run/key,mode=0400", "--stop-timeout=0", "--umask=0077", "--log-driver=none",
+        "--shm-size=1048576",
     ):  # fmt: skip
         assert option in line[: line.index(FULL.image)]
 
@@ -48,6 +60,30 @@ def test_a_writable_mount_says_so() -> None:
     line = argv(Container("i", mounts=(Mount("image", "m", "/m", False), Mount("bind", "/d", "/d", False))))
     assert "--mount=type=image,source=m,destination=/m,rw=true" in line
     assert "--mount=type=bind,source=/d,destination=/d" in line
+
+
+def test_an_oci_runtime_is_an_option_of_podman_itself_and_only_the_program_takes_it() -> None:
+    kata = Container("i", runtime="/usr/bin/kata-runtime")
+    assert argv(kata)[:2] == ["--runtime=/usr/bin/kata-runtime", "run"]
+    assert needs_program(kata)
+    assert not needs_program(FULL)
+
+
+def test_a_range_of_the_host_s_ids_is_mapped_for_users_and_groups() -> None:
+    own = Container("i", userns="range:1879048192:65536")
+    assert {"--uidmap=0:1879048192:65536", "--gidmap=0:1879048192:65536"} <= set(argv(own))
+    assert needs_program(own)
+
+
+def test_a_bind_mount_gets_its_selinux_label_and_a_tmpfs_its_size() -> None:
+    shared, private = Mount("bind", "/d", "/d", label="z"), Mount("bind", "/s", "/s", False, label="Z")
+    line = argv(Container("i", mounts=(shared, private, Mount("tmpfs", "", "/t", size=4096, executable=True))))
+    assert "--mount=type=bind,source=/d,destination=/d,ro=true,relabel=shared" in line
+    assert "--mount=type=bind,source=/s,destination=/s,relabel=private" in line
+    assert "--tmpfs=/t:size=4096,mode=1777,nosuid,nodev" in line
+    given = api_arguments(Container("i", mounts=(shared, Mount("tmpfs", "", "/t", size=4096))))["mounts"]
+    assert given[0]["relabel"] == "z"
+    assert given[1]["size"] == 4096
 
 
 def test_a_path_that_podman_would_misread_is_refused() -> None:
@@ -73,4 +109,6 @@ def test_podman_py_s_create_knows_every_keyword() -> None:
     for container in (FULL, Container("i")):
         body = CreateMixin._render_payload({k: v for k, v in api_arguments(container).items() if k != "remove"})
         assert body["cap_drop"] == ["all"]
+        assert body["resource_limits"]["memory"]["limit"] == container.memory
+        assert body["resource_limits"]["pids"]["limit"] == (container.pids or None)
         assert body["read_only_filesystem"] is True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyb import engine_podman
+from hyb import engine_podman, podman_errors
 from hyb.errors import Exit, HybError
 
 
@@ -53,19 +53,34 @@ SAID = {
     'Error: unable to connect to Podman socket: Get "http://d/v4.3.1/libpod/_ping": dial unix /x': "does not answer",
     "FATA[0000] Error loading trust policy: open /etc/containers/policy.json: no such file": "no signature policy",
     "Error: localhost/none:latest: image not known": "does not have the image",
+    'Error: command required for rootless mode with multiple IDs: exec: "newuidmap": executable file not found': (
+        "can't use newuidmap"
+    ),
+    'Error: cannot set up namespace using "/usr/bin/newuidmap": should have setuid or have filecaps setuid': (
+        "can't use newuidmap"
+    ),
+    "Error: setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=all": "no CDI file describes it",
+    'Error: default OCI runtime "kata" not found: invalid argument': "does not have this OCI runtime",
+    "Error: no valid executable found for OCI runtime /x/y: invalid argument": "does not have this OCI runtime",
+    "Error: creating container storage: could not find enough available IDs": "no user ids left",
+    "Error: creating container storage: not enough unused IDs in user namespace": "no user ids left",
+    "error setting cgroup config for procHooks process: unable to set memory limit to 1048576 (current usage": (
+        "memory limit is less"
+    ),
+    'Error: no secret with name or id "key": no such secret': "does not have the secret",
 }
 
 
 @pytest.mark.parametrize("said", SAID)
 def test_a_known_failure_is_said_in_words_with_what_to_do(said: str) -> None:
-    error = engine_podman.explained(said, "podman load")
+    error = podman_errors.explained(said, "podman load")
     assert SAID[said] in error.message
     assert error.code == Exit.INPUT
     assert error.details == (said,)
 
 
 def test_an_unknown_failure_keeps_the_end_of_what_was_said() -> None:
-    error = engine_podman.explained("\n".join(map(str, range(9))), "podman build")
+    error = podman_errors.explained("\n".join(map(str, range(9))), "podman build")
     assert (error.message, error.code) == ("`podman build` failed", Exit.BELOW)
     assert error.details == ("4", "5", "6", "7", "8")
 
@@ -76,3 +91,14 @@ def test_no_podman_at_all_is_named_with_how_to_install_it(monkeypatch: pytest.Mo
     with pytest.raises(HybError, match="`podman` is not installed") as caught:
         engine_podman.available()
     assert "apt-get install podman" in caught.value.hint
+
+
+def test_an_old_podman_and_a_lonely_socket_are_refused_with_what_to_do() -> None:
+    here = engine_podman.PodmanInfo("4.3.1", "", False, True, "/g")
+    engine_podman.require(here, (4, 3), "serving")
+    with pytest.raises(HybError, match=r"needs Podman 4\.4 or newer; here is 4\.3\.1"):
+        engine_podman.require(here, (4, 4), "serving")
+    remote = engine_podman.PodmanInfo("5.4.2", "ssh://a@b/s", False, False, "/g")
+    with pytest.raises(HybError, match="only a socket") as caught:
+        engine_podman.require(remote, (4, 3), "serving")
+    assert "CONTAINER_HOST" in caught.value.hint
