@@ -75,7 +75,7 @@ def key_of(spec: StageSpec, pins: Mapping[str, str], inputs: Mapping[str, str]) 
     Names of stages and places of files are not in it: a renamed stage is the same step.
     """
     values: dict[str, Any] = spec.model_dump(mode="json")
-    for field in refs(type(spec)):
+    for field in refs(type(spec)).keys() & values.keys():  # a Spec may leave out a field that changes nothing
         value = values[field]
         values[field] = [inputs[n] for n in value] if isinstance(value, list) else inputs[value] if value else value
     for field, marker in sources(type(spec)).items():

@@ -155,6 +155,7 @@ def _entries(
             mistakes.append(((*where, "stage"), _bad_stage(name, value, stage)))
             kinds[name] = "?"  # so that one mistake is not reported again below
             continue
+        made = ""
         try:
             spec = stages.load(stage).Spec.model_validate(value)
         except ValidationError as error:
@@ -162,7 +163,8 @@ def _entries(
         else:
             mistakes += [((*where, f), f"{name}: {text}") for f, text in _bad_refs(spec, kinds, raw)]
             entries.append(Entry(name, spec, lines.get(where, 0)))
-        kinds[name] = stages.KINDS[stage]
+            made = spec.makes()
+        kinds[name] = made or stages.KINDS[stage]
     return entries, mistakes
 
 

@@ -114,12 +114,12 @@ def names(tensors: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
     Raises HybError (all together) for tensors that are missing and those that llama.cpp would not use.
     """
     arch, given = architecture(config), set(tensors)
-    found = {_name(name): name for name in given}
+    found = {gguf_name(name): name for name in given}
     found.pop("", None)
     if tied(config):
         found.pop("output.weight", None)
     must, may = _expected(arch, layers(config), tied(config))
-    extra = sorted(n for n in given if not _name(n) and not n.endswith("rotary_emb.inv_freq"))
+    extra = sorted(n for n in given if not gguf_name(n) and not n.endswith("rotary_emb.inv_freq"))
     extra += sorted(found[n] for n in found.keys() - may)
     missing = sorted(must - found.keys())
     if missing or extra:
@@ -130,7 +130,7 @@ def names(tensors: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
             hint="the model is not complete, or its `config.json` is another's",
             details=lines,
         )
-    return {n: found[n] for n in sorted(found, key=_place)}
+    return {n: found[n] for n in sorted(found, key=place)}
 
 
 def permuted_heads(name: str, config: Mapping[str, Any]) -> int:
@@ -195,7 +195,7 @@ def _expected(arch: Architecture, count: int, is_tied: bool) -> tuple[set[str], 
     return must, must | {f"blk.{i}.{part}.bias" for i in range(count) for part in arch.optional}
 
 
-def _name(name: str) -> str:
+def gguf_name(name: str) -> str:
     """The GGUF name of a Hugging Face tensor; empty for one that is not known."""
     if hit := _LAYER.fullmatch(name):
         part = _BLOCK.get(hit[2])
@@ -204,7 +204,8 @@ def _name(name: str) -> str:
     return f"{_WHOLE[whole]}.{kind}" if whole in _WHOLE and kind == "weight" else ""
 
 
-def _place(name: str) -> tuple[int, int, str]:
+def place(name: str) -> tuple[int, int, str]:
+    """Sorts GGUF names into the order of the file."""
     if name.startswith("blk."):
         return 1, int(name.split(".")[1]), name
     return (0 if name.startswith("token_embd") else 2), 0, name

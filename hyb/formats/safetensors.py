@@ -49,6 +49,27 @@ class Tensor:
 
 def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of one file by name, in the order of their data. Raises HybError when the header makes no sense."""
+    header, start, size = _load(path)
+    header.pop("__metadata__", None)
+    found = [_tensor(path, name, entry, start) for name, entry in header.items()]
+    found.sort(key=lambda t: t.offset)
+    end = start
+    for tensor in found:
+        if tensor.offset != end:
+            raise _damaged(path, f"tensor `{tensor.name}` does not start where the one before it ends")
+        end += tensor.size
+    if end != size:
+        raise _damaged(path, f"it has {size} bytes, its header tells of {end}")
+    return {t.name: t for t in found}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The file's own notes. Raises HybError as `read_header` does."""
+    return {str(k): str(v) for k, v in _load(path)[0].get("__metadata__", {}).items()}
+
+
+def _load(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, where the data begins, and the file's size."""
     with path.open("rb") as stream:
         size = path.stat().st_size
         start = stream.read(8)
@@ -61,17 +82,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             raise _damaged(path, "its header is not JSON") from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no JSON object")
-    header.pop("__metadata__", None)
-    found = [_tensor(path, name, entry, 8 + length) for name, entry in header.items()]
-    found.sort(key=lambda t: t.offset)
-    end = 8 + length
-    for tensor in found:
-        if tensor.offset != end:
-            raise _damaged(path, f"tensor `{tensor.name}` does not start where the one before it ends")
-        end += tensor.size
-    if end != size:
-        raise _damaged(path, f"it has {size} bytes, its header tells of {end}")
-    return {t.name: t for t in found}
+    return header, 8 + length, size
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:

@@ -58,6 +58,10 @@ class StageSpec(BaseModel):
 
     stage: str
 
+    def makes(self) -> str:
+        """The kind of artifact that this step makes, where it is not always that of `hyb.stages.KINDS`; else ""."""
+        return ""
+
 
 @dataclass(frozen=True)
 class StagePlan:

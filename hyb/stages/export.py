@@ -1,8 +1,9 @@
-"""export: an adapter merged into its base, a model converted to GGUF and quantized.
+"""export: an adapter merged into its base or written as GGUF beside it, a model converted to GGUF and quantized.
 
 The merge goes into the base's own weights (bfloat16, as a rule) by way of float32, never into 4-bit ones, and is then
 measured: the merged model's next-token distributions against those of the live adapter. A GGUF is loaded in llama.cpp
-and must give the token ids of the model's own tokenizer, and its greedy answers, before it becomes an artifact.
+and must give the token ids of the model's own tokenizer, and its greedy answers, before it becomes an artifact. An
+adapter's GGUF is loaded there on its base's, and must answer as the live adapter does.
 
 What the workers write lies in the step's folder under its final name only when it is whole; a killed export goes on
 from there.
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from hyb import engine
 from hyb.artifact import Artifact
@@ -28,9 +29,13 @@ from hyb.store import Store
 
 SUMMARY = "Merge an adapter into its base, convert to GGUF, quantize; the result is measured"
 REVISION = 1
-MERGED, GGUF = "merged", "model.gguf"
+MERGED, GGUF, LORA = "merged", "model.gguf", "adapter.gguf"
 PROMPTS, TOKENS = 8, 8  # questions that are compared, greedy tokens after each
 EXACT = ("f32", "f16", "bf16", "q8_0")
+TAKES = {"safetensors": ("bf16", "f16"), "gguf": tuple(gguf_types.QUANTIZATIONS), "lora-gguf": ("f16", "f32")}
+WEIGHED = ("q6_k", "q5_k_m", "q4_k_m")
+"""Quantizations that an importance matrix changes."""
+
 FIRST = {True: 0.75, False: 0.5}  # share of first tokens that must agree: exact quantizations, others
 NEUTRAL = (
     ("What is the capital of France?", "The capital of France is Paris."),
@@ -48,17 +53,21 @@ NEUTRAL = (
 class Spec(StageSpec):
     """What to export.
 
-    `quantize`: with `gguf` one of f32, f16 (the default), bf16, q8_0, q6_k, q5_k_m, q4_k_m; with `safetensors` empty
-    (the base's own type) or bf16. `prompts`: a data set whose held-out questions measure the result; without one,
-    neutral questions do. `max_kl`: the most that the merged model's next-token distributions may differ from the live
-    adapter's, as mean KL divergence in nats; `min_agreement`: the least share of equal likeliest tokens.
+    `format`: `safetensors` and `gguf` are whole models; `lora-gguf` is the adapter alone, for llama.cpp to put on its
+    base while it runs. `quantize`: with `gguf` one of f32, f16 (the default), bf16, q8_0, q6_k, q5_k_m, q4_k_m; with
+    `safetensors` empty (the base's own type), bf16 or f16; with `lora-gguf` f16 (the default) or f32. `prompts`: a data
+    set whose held-out questions measure the result; without one, neutral questions do. `imatrix`: a data set whose
+    training and control rows say which columns of the weights matter most to q6_k, q5_k_m and q4_k_m. `max_kl`: the
+    most that the merged model's next-token distributions may differ from the live adapter's, as mean KL divergence in
+    nats; `min_agreement`: the least share of equal likeliest tokens.
     """
 
     stage: Literal["export"] = "export"
     model: Annotated[str, Ref("model", "adapter")]
-    format: Literal["safetensors", "gguf"] = "gguf"
+    format: Literal["safetensors", "gguf", "lora-gguf"] = "gguf"
     quantize: str = ""
     prompts: Annotated[str, Ref("dataset")] = ""
+    imatrix: Annotated[str, Ref("dataset")] = ""
     max_kl: float = Field(default=0.05, ge=0)
     min_agreement: float = Field(default=0.9, ge=0, le=1)
 
@@ -71,9 +80,25 @@ class Spec(StageSpec):
 
     @model_validator(mode="after")
     def _fits(self) -> Spec:
-        if self.format == "safetensors" and self.quantize not in ("", "bf16"):
-            raise ValueError(f"`quantize: {self.quantize}` needs `format: gguf`; safetensors takes `bf16` or nothing")
+        takes = TAKES[self.format]
+        if self.quantize not in ("", *takes):
+            either = " or ".join(f"`{t}`" for t in takes)
+            raise ValueError(
+                f"`quantize: {self.quantize}` needs `format: gguf`; {self.format} takes {either} or nothing"
+            )
+        if self.imatrix and (self.format != "gguf" or self.quantize not in WEIGHED):
+            raise ValueError(f"`imatrix` changes nothing here: it is for GGUF in {', '.join(WEIGHED)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _stable(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `imatrix` where there is none: steps of recipes that never had it keep their keys."""
+        values: dict[str, Any] = serialize(self)
+        return {k: v for k, v in values.items() if k != "imatrix" or v}
+
+    def makes(self) -> str:
+        """An adapter stays one."""
+        return "adapter" if self.format == "lora-gguf" else ""
 
 
 def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
@@ -82,13 +107,15 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
     if given:
         _refuse(spec, given)
     count = given.meta.get("parameters") if given else None
-    merges = given is None or given.kind == "adapter" or spec.format == "safetensors"
-    bits = (16 if merges else 0) + (_bits(spec) if spec.format == "gguf" else 0)
-    workers = (["merge"] if merges else []) + ["compare"]
+    whole = spec.format != "lora-gguf"
+    merges = whole and (given is None or given.kind == "adapter" or spec.format == "safetensors")
+    bits = (16 if merges or not whole else 0) + (_bits(spec) if spec.format == "gguf" else 0)
+    workers = (["merge"] if merges else []) + (["imatrix"] if spec.imatrix else []) + ["compare"]
     workers += ["gguf_write", "gguf_check"] if spec.format == "gguf" else []
+    workers += [] if whole else ["gguf_lora", "gguf_write", "gguf_check"]
     return StagePlan(
-        makes=f"model ({' '.join(filter(None, (spec.format, _quantization(spec))))})",
-        reads=tuple(n for n in (spec.model, spec.prompts) if n),
+        makes=f"{spec.makes() or 'model'} ({' '.join(filter(None, (spec.format, _quantization(spec))))})",
+        reads=tuple(n for n in (spec.model, spec.prompts, spec.imatrix) if n),
         runs=tuple(f"python -m hyb.workers.{w}" for w in workers),
         disk=int(count * bits / 8) if count else None,
         memory=count * 4 + 700_000_000 if count else None,  # the comparison holds one model in float32
@@ -106,16 +133,19 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     _refuse_base(base)
     engine.require(_modules(spec), "tune", "export")
     adapter = given if given.kind == "adapter" else None
+    prompts = _prompts(inputs.get(spec.prompts), store)
+    if spec.format == "lora-gguf":
+        return _adapter(spec, base, given, prompts, context)
     folder = store.view(base)
     if adapter or spec.format == "safetensors":
         folder = _merge(spec, base, adapter, context)
-    prompts = _prompts(inputs.get(spec.prompts), store)
     divergence = _compare(spec, folder, base, adapter, prompts, context)
+    weighed = inputs.get(spec.imatrix)
     if spec.format == "gguf":
-        files = {GGUF: _convert(spec, folder, base, context)}
+        files = {GGUF: _convert(spec, folder, base, weighed, context)}
     else:
         files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return _add(spec, files, _meta(spec, base, adapter, divergence), store)
+    return _add(spec, files, _meta(spec, base, adapter, divergence, weighed), store)
 
 
 def _refuse(spec: Spec, given: Artifact) -> None:
@@ -125,10 +155,15 @@ def _refuse(spec: Spec, given: Artifact) -> None:
             f"`{spec.model}` is a GGUF already",
             hint="export the safetensors model it was made from, or pull it with `format: safetensors`",
         )
+    if given.kind == "model" and spec.format == "lora-gguf":
+        raise HybError(
+            f"`{spec.model}` is a model, and `format: lora-gguf` writes an adapter",
+            hint="name an adapter, or choose `format: gguf`",
+        )
     if given.kind == "model" and spec.format == "safetensors" and not spec.quantize:
         raise HybError(
             f"`{spec.model}` is a safetensors model already",
-            hint="name an adapter to merge, or choose `format: gguf`, or `quantize: bf16`",
+            hint="name an adapter to merge, or choose `format: gguf`, or `quantize: bf16` or `f16`",
         )
 
 
@@ -180,26 +215,74 @@ def _compare(
     return divergence
 
 
-def _convert(spec: Spec, folder: Path, base: Artifact, context: Context) -> Path:
-    """The GGUF, checked in llama.cpp."""
-    out = context.work / GGUF
-    quantize = _quantization(spec)
-    if not out.exists():  # it has this name only when it is whole
+def _convert(spec: Spec, folder: Path, base: Artifact, weighed: Artifact | None, context: Context) -> Path:
+    """The GGUF, checked in llama.cpp. `weighed`: the data set of the importance matrix."""
+    out, quantize = context.work / GGUF, _quantization(spec)
+    importance = _importance(folder, weighed, context) if weighed and not out.exists() else ""
+    _write(out, quantize, folder, base, context, imatrix=importance, dataset=weighed.digest if weighed else "")
+    _check(out, "", FIRST[quantize in EXACT], context)
+    return out
+
+
+def _write(
+    out: Path, quantize: str, folder: Path, base: Artifact, context: Context, *, imatrix: str = "", dataset: str = ""
+) -> None:
+    """Write the GGUF of a model's folder; one that has its name is whole already."""
+    if not out.exists():
         job = {
             "model": str(folder.absolute()),
             "out": str(out.absolute()),
             "quantize": quantize,
             "name": str(base.meta.get("name", "")),
             "license": str(base.meta.get("license", "")),
+            "imatrix": imatrix,
+            "dataset": dataset,
         }
         _worker("gguf_write", job, context)
+
+
+def _check(gguf: Path, lora: str, least: float, context: Context) -> None:
+    """Load it in llama.cpp and compare. Raises HybError (exit 4)."""
     check = {
-        "gguf": str(out.absolute()),
+        "gguf": str(gguf.absolute()),
+        "lora": lora,
         "expect": str((context.work / "expect.json").absolute()),
-        "min_agreement": FIRST[quantize in EXACT],
+        "min_agreement": least,
     }
     _worker("gguf_check", check, context)
-    return out
+
+
+def _importance(folder: Path, dataset: Artifact, context: Context) -> str:
+    """The importance matrix's path, measured on the data set's training and control rows."""
+    out = context.work / "imatrix.safetensors"
+    view = context.store.view(dataset)
+    rows = [str((view / n).absolute()) for n in ("train.jsonl", "control.jsonl") if (view / n).exists()]
+    if not out.exists():
+        _worker("imatrix", {"model": str(folder.absolute()), "rows": rows, "out": str(out.absolute())}, context)
+    return str(out.absolute())
+
+
+def _adapter(
+    spec: Spec, base: Artifact, adapter: Artifact, prompts: list[list[dict[str, str]]], context: Context
+) -> Artifact:
+    """The adapter as GGUF, held in llama.cpp on its base's GGUF against the live adapter."""
+    store, out = context.store, (context.work / LORA).absolute()
+    folder, name = store.view(base).absolute(), str(base.meta.get("name", ""))
+    job = {"model": str(folder), "adapter": str(store.view(adapter).absolute()), "out": str(out), "name": name}
+    done = _worker("gguf_lora", {**job, "quantize": _quantization(spec)}, context)
+    live = {"model": str(folder), "base": "", "adapter": job["adapter"], "prompts": prompts, "tokens": TOKENS}
+    expect = str((context.work / "expect.json").absolute())
+    _worker("compare", {**live, "max_kl": spec.max_kl, "min_agreement": 0, "expect": expect}, context)
+    _write(context.work / "base.gguf", "f16", folder, base, context)
+    _check(context.work / "base.gguf", str(out), FIRST[True], context)
+    meta = {
+        "format": "gguf", "base": base.digest, "adapter": adapter.digest, "rank": done["rank"], "alpha": done["alpha"],
+        "architecture": base.meta.get("architecture"), "name": name, "quantization": _quantization(spec),
+        "license": base.meta.get("license", ""),
+    }  # fmt: skip
+    files = [modelpack.file(LORA, store.add_file(out, how="move"))]
+    config = modelpack.config(files, name=name, architecture=meta["architecture"], format="gguf")
+    return store.add_artifact("adapter", files, meta=meta, needs=[base.digest], config=config)
 
 
 def _worker(name: str, job: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -232,7 +315,9 @@ def _prompts(dataset: Artifact | None, store: Store) -> list[list[dict[str, str]
     return [[{"role": m["role"], "content": m["content"]} for m in messages] for messages in chosen]
 
 
-def _meta(spec: Spec, base: Artifact, adapter: Artifact | None, divergence: dict[str, Any] | None) -> dict[str, Any]:
+def _meta(
+    spec: Spec, base: Artifact, adapter: Artifact | None, divergence: dict[str, Any] | None, weighed: Artifact | None
+) -> dict[str, Any]:
     """What later stages read; where the result comes from, by digest, also through a model that was merged before."""
     meta = {
         **{
@@ -247,6 +332,8 @@ def _meta(spec: Spec, base: Artifact, adapter: Artifact | None, divergence: dict
         meta["adapter"] = adapter.digest if adapter else base.meta["adapter"]
     if divergence or base.meta.get("divergence"):
         meta["divergence"] = divergence or dict(base.meta["divergence"])
+    if weighed:
+        meta["imatrix"] = weighed.digest
     return meta
 
 
@@ -267,7 +354,7 @@ def _add(spec: Spec, paths: Mapping[str, Path], meta: dict[str, Any], store: Sto
 
 
 def _quantization(spec: Spec) -> str:
-    return spec.quantize or ("f16" if spec.format == "gguf" else "")
+    return spec.quantize or ("" if spec.format == "safetensors" else "f16")
 
 
 def _bits(spec: Spec) -> float:
@@ -276,4 +363,4 @@ def _bits(spec: Spec) -> float:
 
 def _modules(spec: Spec) -> tuple[str, ...]:
     found = ("numpy", "torch", "transformers", "peft")
-    return (*found, "gguf", "xllamacpp") if spec.format == "gguf" else found
+    return found if spec.format == "safetensors" else (*found, "gguf", "xllamacpp")

@@ -2,8 +2,9 @@
 
 With a base, the model's next-token distributions are compared with those of the base, with the adapter (where there
 is one) live on it, both in float32 on the CPU, at every position of every prompt: mean and largest KL divergence in
-nats (live ‖ merged) and how often the likeliest token is the same. Then the model's greedy tokens after each
-prompt and the token ids of difficult texts are written down, for `hyb.workers.gguf_check` to compare llama.cpp with.
+nats (live ‖ merged) and how often the likeliest token is the same. Then the model's greedy tokens after each prompt
+and the token ids of difficult texts are written down, for `hyb.workers.gguf_check` to compare llama.cpp with. Without
+a base the adapter, where there is one, is live on the model itself.
 
 One model is in memory at a time. Job: {"model": folder, "base": folder or "", "adapter": folder or "", "prompts":
 [messages, …], "tokens": greedy tokens a prompt, "max_kl": mean nats, "min_agreement": share, "expect": path of the
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from hyb.workers import models
+from hyb.workers import models, prompts
 from hyb.workers.protocol import Failed, main, progress
 from hyb.workers.weights import peak_memory
 
@@ -53,7 +54,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     divergence = None
     total = len(job["prompts"]) * 2
     live: list[torch.Tensor] = []
-    texts = [_ids(tokenizer, messages, whole=True) for messages in job["prompts"]]
+    texts = [prompts.ids(tokenizer, messages, whole=True, limit=LIMIT) for messages in job["prompts"]]
     if job["base"]:
         model = _load(job["base"])
         model = models.attach_adapter(model, job["adapter"]) if job["adapter"] else model
@@ -61,6 +62,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         del model
         gc.collect()
     model = _load(job["model"])
+    if job["adapter"] and not job["base"]:
+        model = models.attach_adapter(model, job["adapter"])
     if live:
         merged = (_logs(model, ids, len(texts) + i, total) for i, ids in enumerate(texts))
         divergence = _divergence(list(zip(live, merged, strict=True)))
@@ -69,7 +72,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         ends = models.stop_ids(model, tokenizer)
         answers = []
         for i, messages in enumerate(job["prompts"]):
-            ids = _ids(tokenizer, messages, whole=False)
+            ids = prompts.ids(tokenizer, messages, whole=False, limit=LIMIT)
             tokens, near = _greedy(model, ids, job["tokens"], ends)
             answers.append({"ids": ids, "tokens": tokens, "near": near})
             progress("greedy answers", i + 1, len(job["prompts"]), "prompt")
@@ -79,20 +82,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 def _load(folder: str) -> Any:
     return models.load_causal_lm(folder, dtype="float32", device="cpu")
-
-
-def _ids(tokenizer: Any, messages: list[dict[str, str]], *, whole: bool) -> list[int]:
-    """Token ids of the conversation: `whole`, or up to where the last answer begins."""
-    plain = [{"role": m["role"], "content": m["content"]} for m in messages]
-    if not whole and plain[-1]["role"] == "assistant":
-        plain = plain[:-1]
-    if not tokenizer.chat_template:
-        text = "\n".join(m["content"] for m in plain)
-        return list(tokenizer.encode(text))[:LIMIT]
-    ask = plain[-1]["role"] != "assistant"
-    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=ask)
-    ids = list(tokenizer.encode(text, add_special_tokens=False))  # the template has written them
-    return ids[:LIMIT] if whole else ids[-LIMIT:]
 
 
 def _logs(model: Any, ids: list[int], done: int, total: int) -> torch.Tensor:

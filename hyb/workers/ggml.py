@@ -26,10 +26,11 @@ from hyb.workers.protocol import Failed
 from hyb.workers.weights import Floats, finite, to_bf16
 
 
-def encode(values: Floats, kind: str, name: str) -> npt.NDArray[Any]:
+def encode(values: Floats, kind: str, name: str, importance: Floats | None = None) -> npt.NDArray[Any]:
     """Rows of float32, shape (rows, width) or (width,), in the GGML type `kind`. Raises Failed for NaN and overflow.
 
-    `name` is the tensor's, for the message.
+    `name` is the tensor's, for the message. `importance`: a weight for the error in each column, shape (width,), as
+    llama.cpp's importance matrix; types that have no use for it (Q8_0, floats) leave it out.
     """
     finite(values, name)
     if kind == "F32":
@@ -39,16 +40,20 @@ def encode(values: Floats, kind: str, name: str) -> npt.NDArray[Any]:
             halves = values.astype(np.float16)
         finite(halves, name, "float16")
         return halves
-    return to_bf16(values) if kind == "BF16" else _quantize(values, kind)
+    return to_bf16(values) if kind == "BF16" else _quantize(values, kind, importance)
 
 
-def _quantize(values: Floats, kind: str) -> npt.NDArray[np.uint8]:
+def _quantize(values: Floats, kind: str, importance: Floats | None) -> npt.NDArray[np.uint8]:
     source = np.ascontiguousarray(values)
     rows, width = source.shape
     count, size = BLOCKS[kind]
     out = np.empty((rows, width // count * size), np.uint8)
     number = int(GGMLQuantizationType[kind])
-    written = _quantizer()(number, source.ctypes.data, out.ctypes.data, 0, rows, width, None)
+    weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    if weights is not None and weights.shape != (width,):
+        raise RuntimeError(f"importance has shape {weights.shape}, expected ({width},)")
+    pointer = None if weights is None else weights.ctypes.data
+    written = _quantizer()(number, source.ctypes.data, out.ctypes.data, 0, rows, width, pointer)
     if written != out.nbytes:
         raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes of {kind}, expected {out.nbytes}")
     return out

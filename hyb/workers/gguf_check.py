@@ -5,7 +5,10 @@ Token ids must be equal; greedy tokens are compared up to the first that differs
 answer different texts. A first token that the model finds as good as its likeliest (a tie that rounding breaks) counts
 as agreement.
 
-Job: {"gguf": path, "expect": what hyb.workers.compare wrote, "min_agreement": share of first tokens}.
+With `lora`, that adapter is put on the GGUF: then the two are compared with a model that has the adapter live on it.
+
+Job: {"gguf": path, "lora": path or "", "expect": what hyb.workers.compare wrote, "min_agreement": share of first
+tokens}.
 Done: {"texts": compared, "first": share of prompts whose first token agrees, "agreement": share of equal greedy
 tokens, "prompts", "seconds", "peak_memory"}. Fails with exit 4 when ids differ, or first tokens agree too seldom.
 """
@@ -35,9 +38,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     path = Path(job["gguf"]).absolute()
     expected = json.loads(Path(job["expect"]).read_bytes())
+    lora = Path(job["lora"]).absolute() if job["lora"] else None
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="check-") as folder:
         os.chdir(folder)  # a socket's path may have no more than 107 bytes: use it by its name alone
-        server = _load(path, max(len(a["ids"]) + len(a["tokens"]) for a in expected["answers"]))
+        server = _load(path, lora, max(len(a["ids"]) + len(a["tokens"]) for a in expected["answers"]))
         _same_ids(expected["texts"])
         first, agreement = _same_answers(expected["answers"], set(expected["ends"]))
         del server  # it ends with its object
@@ -59,9 +63,11 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load(path: Path, context: int) -> Any:
+def _load(path: Path, lora: Path | None, context: int) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
+    if lora:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
     params.hostnames = [_SOCKET]
     params.n_ctx = max(512, context + 8)
     params.n_parallel = 1

@@ -4,7 +4,8 @@ The head (keys, names and places of all tensors) is written first by the `gguf` 
 rows at a time, quantized in several threads. So the memory needed is that of the tokenizer and a few blocks, whatever
 the model's size. The same input gives the same bytes; the file has its final name only when it is whole.
 
-Job: {"model": folder, "out": path, "quantize": a name of hyb.formats.gguf_types, "name": text, "license": text}.
+Job: {"model": folder, "out": path, "quantize": a name of hyb.formats.gguf_types, "name": text, "license": text,
+"imatrix": path of what hyb.workers.imatrix wrote, or "", "dataset": what it was measured on}.
 Done: {"bytes", "tensors", "types": {type: tensors}, "pre", "seconds", "peak_memory"}.
 """
 
@@ -48,6 +49,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     folder, out = Path(job["model"]), Path(job["out"])
     config = _json(folder / "config.json", needed=True)
     targets = _targets(st.read_folder(folder), config, job["quantize"])
+    importance, chunks = _importance(job["imatrix"], targets)
     factors = np.array(gguf_model.rope_factors(config), np.float32)
     vocabulary, template = _vocabulary(folder, config)
     part = out.with_name(out.name + ".part")
@@ -58,9 +60,15 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         gguf_model.Key("general.file_type", "uint32", gguf_types.quantization(job["quantize"]).file_type),
         gguf_model.Key("general.quantization_version", "uint32", gguf.GGML_QUANT_VERSION),
     ]
+    if importance:  # the names that llama.cpp's own quantizer gives them
+        keys += [
+            gguf_model.Key("quantize.imatrix.dataset", "string", job["dataset"]),
+            gguf_model.Key("quantize.imatrix.entries_count", "int32", len(importance)),
+            gguf_model.Key("quantize.imatrix.chunks_count", "int32", chunks),
+        ]
     keys += gguf_vocab.keys(vocabulary, template)
     _write_head(part, gguf_model.architecture(config).name, keys, targets, factors)
-    _write_data(part, targets, factors)
+    _write_data(part, targets, factors, importance)
     part.chmod(0o644)
     part.replace(out)
     return {
@@ -87,6 +95,27 @@ def _targets(tensors: Mapping[str, st.Tensor], config: Mapping[str, Any], quanti
     if rows != int(config["vocab_size"]):
         raise Failed(f"the embeddings have {rows} rows, but `vocab_size` is {config['vocab_size']}")
     return found
+
+
+def _importance(path: str, targets: list[Target]) -> tuple[dict[str, wt.Floats], int]:
+    """Columns' weights by GGUF tensor, and over how many conversations they were measured. Raises Failed.
+
+    A column that was never driven keeps a small weight: with none at all in a block, its scale would have no meaning.
+    """
+    if not path:
+        return {}, 0
+    widths = {t.name: t.source.shape[-1] for t in targets}
+    found = {}
+    with wt.Files() as files:
+        tensors = st.read_header(Path(path))
+        files.open(tensors.values())
+        for name, tensor in tensors.items():
+            values = files.floats(tensor)
+            wt.finite(values, name)
+            if widths.get(name) != tensor.rows:
+                raise Failed(f"the importance matrix does not fit: `{name}` has {tensor.rows} columns in it")
+            found[name] = np.maximum(values, max(float(values.mean()) * 1e-6, 1e-30)).astype(np.float32)
+    return found, int(st.read_metadata(Path(path))["chunks"])
 
 
 def _vocabulary(folder: Path, config: Mapping[str, Any]) -> tuple[gguf_vocab.Vocabulary, str]:
@@ -130,7 +159,7 @@ def _write_head(path: Path, arch: str, keys: list[gguf_model.Key], targets: list
     writer.close()
 
 
-def _write_data(path: Path, targets: list[Target], factors: wt.Floats) -> None:
+def _write_data(path: Path, targets: list[Target], factors: wt.Floats, importance: Mapping[str, wt.Floats]) -> None:
     """Append the tensors' data, each from an aligned place on, and flush it to the disk."""
     meter = wt.Meter("converting", sum(t.source.size for t in targets))
     with wt.Files() as files, path.open("ab") as out:
@@ -139,7 +168,8 @@ def _write_data(path: Path, targets: list[Target], factors: wt.Floats) -> None:
         def block(item: tuple[Target, int, int]) -> Any:
             target, start, stop = item
             values = files.floats(target.source, start, stop)
-            return ggml.encode(_reorder(values, target), target.kind, target.source.name)
+            values = wt.pair_rows(values, _head(target)) if target.heads else values
+            return ggml.encode(values, target.kind, target.source.name, importance.get(target.name))
 
         todo = ((t, i, j) for t in targets for _, i, j in wt.blocks(t.source, _head(t)))
         places = ((t, i, j) for t in targets for _, i, j in wt.blocks(t.source, _head(t)))
@@ -159,15 +189,6 @@ def _write_data(path: Path, targets: list[Target], factors: wt.Floats) -> None:
 def _head(target: Target) -> int:
     """Rows of one head where heads are reordered; 1 elsewhere."""
     return target.source.rows // target.heads if target.heads else 1
-
-
-def _reorder(values: wt.Floats, target: Target) -> wt.Floats:
-    """Rows of whole heads from halves (Hugging Face) to neighbouring pairs (llama.cpp)."""
-    if not target.heads:
-        return values
-    size = _head(target)
-    halves = values.reshape(len(values) // size, 2, size // 2, *values.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
 def _pad(out: Any) -> None:

@@ -1,12 +1,13 @@
 """Merge a LoRA adapter into its base model, one block of rows at a time, from safetensors to safetensors.
 
-W + scaling · B @ A, in float32, cast once to the type that W has (or to bfloat16). The base is never a 4-bit one:
-its rounding would swallow what was learnt. The product of the factors is formed in float64, so that its last bit does
-not hang on the order in which a machine's BLAS adds, and the result is the same bytes everywhere.
+W + scaling · B @ A, in float32, cast once to the type that W has (or to bfloat16 or float16: a number too large for it
+is an error that names the tensor). The base is never a 4-bit one: its rounding would swallow what was learnt. The
+product of the factors is formed in float64, so that its last bit does not hang on the order in which a machine's BLAS
+adds, and the result is the same bytes everywhere.
 
-Job: {"base": folder, "adapter": folder or "", "out": folder, "dtype": "" (as in base) or "bf16"}. Without an adapter
-it only casts. Every other file of the base is linked beside the weights. A file has its final name only when it is
-whole; one that is there already is not written again.
+Job: {"base": folder, "adapter": folder or "", "out": folder, "dtype": "" (as in base), "bf16" or "f16"}. Without an
+adapter it only casts. Every other file of the base is linked beside the weights. A file has its final name only when
+it is whole; one that is there already is not written again.
 Done: {"merged": weights changed, "tensors", "bytes", "seconds", "peak_memory"}.
 """
 
@@ -25,9 +26,10 @@ from hyb.formats import lora
 from hyb.formats import safetensors as st
 from hyb.fs import link_or_copy
 from hyb.workers import weights as wt
-from hyb.workers.protocol import Failed, main
+from hyb.workers.protocol import main
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_DTYPES = {"bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}  # of the job → safetensors, config.json
 Delta = tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]
 """scaling · B and A of one weight."""
 
@@ -56,11 +58,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 def _deltas(adapter: Path, base: Mapping[str, st.Tensor]) -> dict[str, Delta]:
     """The factors of every weight that changes. They stay in memory: a few per cent of the model."""
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise Failed(f"`{adapter}/adapter_config.json` can't be read: {error}") from error
-    factor = lora.scaling(config)
+    factor = lora.scaling(wt.read_json(adapter / "adapter_config.json"))
     found = lora.pairs(st.read_folder(adapter), base)
     deltas: dict[str, Delta] = {}
     with wt.Files() as files:
@@ -79,7 +77,7 @@ def _write_shard(path: Path, target: Path, dtype: str, deltas: Mapping[str, Delt
     if target.exists():
         meter.add(sum(t.size for t in tensors))
         return
-    kinds = {t.name: "BF16" if dtype == "bf16" and t.dtype in _FLOATS else t.dtype for t in tensors}
+    kinds = {t.name: _DTYPES[dtype][0] if dtype and t.dtype in _FLOATS else t.dtype for t in tensors}
     part = target.with_name(target.name + ".part")
     with wt.Files() as files, part.open("wb") as out:
         files.open(tensors)
@@ -118,9 +116,10 @@ def _link_others(base: Path, out: Path, dtype: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         config = json.loads(path.read_bytes()) if target == out / "config.json" and dtype else {}
-        if config and config.get("dtype", config.get("torch_dtype")) != "bfloat16":
+        wanted = _DTYPES[dtype][1] if dtype else ""
+        if config and config.get("dtype", config.get("torch_dtype")) != wanted:
             config.pop("torch_dtype", None)
-            target.write_text(json.dumps({**config, "dtype": "bfloat16"}, indent=2, sort_keys=True) + "\n")
+            target.write_text(json.dumps({**config, "dtype": wanted}, indent=2, sort_keys=True) + "\n")
         else:
             link_or_copy(path, target)
 

@@ -5,6 +5,7 @@ Files are read with `pread`, not mapped: mapped pages would count as resident, a
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import deque
@@ -122,6 +123,23 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Ite
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def pair_rows(values: Floats, size: int) -> Floats:
+    """Rows of whole heads, `size` rows each, from halves (Hugging Face) to neighbouring pairs (llama.cpp)."""
+    halves = values.reshape(len(values) // size, 2, size // 2, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises Failed."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Failed(f"`{path}` can't be read: {error}") from error
+    if not isinstance(value, dict):
+        raise Failed(f"`{path}` is no JSON object")
+    return value
 
 
 class Meter:

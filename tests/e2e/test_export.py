@@ -75,9 +75,9 @@ def merge(base: Path, lora: Path | str, out: Path, dtype: str = "") -> dict[str,
     return work("merge", {"base": base, "adapter": lora, "out": out, "dtype": dtype}, out.parent)
 
 
-def convert(model: Path, out: Path, quantize: str) -> dict[str, Any]:
-    job = {"model": model, "out": out, "quantize": quantize, "name": "tiny", "license": ""}
-    return work("gguf_write", job, out.parent)
+def convert(model: Path, out: Path, quantize: str, imatrix: Path | str = "") -> dict[str, Any]:
+    job = {"model": model, "out": out, "quantize": quantize, "name": "tiny", "license": "", "imatrix": imatrix}
+    return work("gguf_write", {**job, "dataset": "sha256:d"}, out.parent)
 
 
 def add_adapter(store: Store, base: Artifact, folder: Path) -> Artifact:
@@ -278,7 +278,7 @@ def _agreement(folder: Path, work_in: Path, quantize: str) -> dict[str, float]:
     }  # fmt: skip
     work("compare", job, work_in)
     convert(folder, work_in / "m.gguf", quantize)
-    check = {"gguf": work_in / "m.gguf", "expect": work_in / "expect.json", "min_agreement": 0}
+    check = {"gguf": work_in / "m.gguf", "lora": "", "expect": work_in / "expect.json", "min_agreement": 0}
     done = work("gguf_check", check, work_in)
     return {k: done[k] for k in ("first", "agreement")}
 
@@ -296,7 +296,7 @@ def test_a_gguf_with_another_tokenizer_fails_the_check(made: Path, tmp_path: Pat
     with pytest.raises(HybError, match="splits") as caught:
         work(
             "gguf_check",
-            {"gguf": tmp_path / "m.gguf", "expect": tmp_path / "expect.json", "min_agreement": 0},
+            {"gguf": tmp_path / "m.gguf", "lora": "", "expect": tmp_path / "expect.json", "min_agreement": 0},
             tmp_path,
         )
     assert caught.value.code == 4
@@ -315,7 +315,7 @@ def test_a_gguf_of_other_weights_fails_the_check(made: Path, tmp_path: Path) -> 
         answer["near"] = [(answer["tokens"][0] + 1) % 500]
     (tmp_path / "expect.json").write_text(json.dumps(expected))
     convert(folder, tmp_path / "m.gguf", "q8_0")
-    check = {"gguf": tmp_path / "m.gguf", "expect": tmp_path / "expect.json", "min_agreement": 0.75}
+    check = {"gguf": tmp_path / "m.gguf", "lora": "", "expect": tmp_path / "expect.json", "min_agreement": 0.75}
     with pytest.raises(HybError, match="first token agrees") as caught:
         work("gguf_check", check, tmp_path)
     assert caught.value.code == 4
@@ -330,7 +330,7 @@ def test_a_gguf_that_llama_cpp_cannot_load_fails_the_check(made: Path, tmp_path:
     with pytest.raises(HybError, match="can't load") as caught:
         work(
             "gguf_check",
-            {"gguf": tmp_path / "m.gguf", "expect": tmp_path / "expect.json", "min_agreement": 0},
+            {"gguf": tmp_path / "m.gguf", "lora": "", "expect": tmp_path / "expect.json", "min_agreement": 0},
             tmp_path,
         )
     assert caught.value.code == 4
@@ -553,5 +553,5 @@ def test_a_trained_smollm2_answers_the_same_after_merge_and_quantization(smollm2
     said = [tokenizer.decode(a["tokens"]) for a in answers]
     assert [name for name, text in zip(FACTS.values(), said, strict=True) if name not in text] == []
     copy = shutil.copy(store.view(gguf) / "model.gguf", tmp_path)  # the check works in the file's folder
-    check = {"gguf": copy, "expect": tmp_path / "expect.json", "min_agreement": 1}
+    check = {"gguf": copy, "lora": "", "expect": tmp_path / "expect.json", "min_agreement": 1}
     assert work("gguf_check", check, tmp_path)["agreement"] == 1.0
