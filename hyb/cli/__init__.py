@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "ps": ("serving", "List the models being served"),
         "stop": ("serving", "Stop serving a model"),
         "ask": ("serving", "Ask a served model one question"),
+        "chat": ("chat", "Chat with a served model"),
     },
     "This machine": {
         "doctor": ("machine", "Say what is installed, what is missing, and how to get it"),

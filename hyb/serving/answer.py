@@ -74,7 +74,10 @@ class Reader:
         pieces = list(self._split(chunk))
         if pieces:
             self._times.append(now)
-        return self._keep(pieces)
+        found: list[tuple[str, str]] = []
+        for kind, text in pieces:
+            found += self._thinking.push(text) if kind == TEXT else [(kind, text)]
+        return self._keep(found)
 
     def end(self) -> list[tuple[str, str]]:
         """What was held back because it could have become `<think>`."""
@@ -114,12 +117,9 @@ class Reader:
             yield TEXT, value
 
     def _keep(self, pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
         for kind, text in pieces:
-            found += self._thinking.push(text) if kind == TEXT else [(kind, text)]
-        for kind, text in found:
             self._pieces[kind].append(text)
-        return found
+        return pieces
 
 
 def _whole(values: Mapping[str, Any], name: str) -> int:

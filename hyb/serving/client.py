@@ -11,7 +11,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -80,7 +80,7 @@ class Client:
             response = self._send(method, path, body)
             return response.status, response.read()
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
         """POST and give the events of the answer as they come. Closing the iterator early closes the connection.
 
         An `error` event, and an end without the server's word that it is one, raise HybError.

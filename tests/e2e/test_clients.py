@@ -1,0 +1,223 @@
+"""The terminal clients against a real model behind a real server: chat on a pseudo-terminal and in one shot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hyb import serving
+from hyb.artifact import Artifact
+from hyb.errors import Exit
+from hyb.formats import modelpack
+from hyb.serving.service import Service
+from hyb.store import Store
+from tests.hyb import Hyb
+from tests.need import need
+from tests.terminal import Terminal
+
+PROMPT = "bot> $"
+LONG = "Write a long story about a dragon."
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Hyb:
+    need("xllamacpp")
+    return Hyb(tmp_path_factory.mktemp("clients") / "home")
+
+
+@pytest.fixture(scope="module")
+def model(home: Hyb, smollm2_gguf: Path) -> Artifact:
+    store = Store(home.store)
+    files = [modelpack.file("model.gguf", store.add_file(smollm2_gguf))]
+    meta = {"format": "gguf", "architecture": "LlamaForCausalLM", "context": 8192, "name": "smol"}
+    artifact = store.add_artifact("model", files, meta=meta, config=modelpack.config(files, name="smol"))
+    store.tag("smol", artifact.digest)
+    return artifact
+
+
+def served(home: Hyb, model: Artifact, name: str, port: int = 0) -> Service:
+    return serving.start(
+        Store(home.store), model, name=name, environ=home.env, port=port, detach=True, context_size=2048, parallel=4
+    )
+
+
+@pytest.fixture(scope="module")
+def bot(home: Hyb, model: Artifact) -> Iterator[Service]:
+    found = served(home, model, "bot")
+    yield found
+    serving.stop("bot", home.env)
+
+
+def chat(home: Hyb, *arguments: str) -> Terminal:
+    env = {**home.env, "TERM": "xterm", "NO_COLOR": "1"}
+    return Terminal([sys.executable, "-m", "hyb", "chat", *arguments], env)
+
+
+def once(home: Hyb, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hyb", "chat", *arguments], env={**home.env, **env}, input=stdin, text=True,
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+# -- one shot --------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_from_stdin_is_answered_on_stdout_and_the_figures_are_on_stderr(home: Hyb, bot: Service) -> None:
+    done = once(home, "bot", "--temperature", "0", "--max-tokens", "12", stdin="What is the capital of France?\n")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 2
+    assert "to the first token" in done.stderr and "tokens/s" in done.stderr
+
+
+def test_the_url_of_any_server_will_do_with_its_key_from_a_file_or_the_environment(
+    home: Hyb, bot: Service, tmp_path: Path
+) -> None:
+    by_file = once(home, "--url", bot.url, "Say hi", "--key-file", bot.key_path, "--max-tokens", "4", "--json")
+    value = json.loads(by_file.stdout)
+    assert value["model"] == "bot"
+    assert value["answer"]
+    assert 0 < value["timing"]["completion_tokens"] <= 4
+    assert value["timing"]["counted_by_server"]
+    assert value["finish"] in ("stop", "length")
+    by_env = once(home, bot.url, "Say hi", "--max-tokens", "2", HYB_API_KEY=bot.key)
+    assert by_env.returncode == 0, by_env.stderr
+    assert once(home, bot.url, "Say hi").returncode == Exit.BELOW, "no key, no answer"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nope", "Hi"], 3, "`nope` is not being served"),
+        (["http://127.0.0.1:1/v1", "Hi"], 5, "connection refused"),
+        (["http://127.0.0.1:1/v1", "Hi", "--key-file", "/nonexistent"], 3, "no such file"),
+        (["http://me:secret@127.0.0.1:1/v1", "Hi"], 3, "no place in a URL"),
+        (["https://example.com/v1", "Hi", "--offline"], 6, "another machine"),
+        (["bot"], 3, "stdin is empty"),
+        (["bot", "Hi", "--model", "other"], 3, "no model `other`"),
+        (["bot", "Hi", "--load", "/nonexistent.md"], 3, "can't read"),
+        (["bot", "word " * 4000], 5, "context"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(
+    home: Hyb, bot: Service, arguments: list[str], code: int, said: str
+) -> None:
+    done = once(home, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr and "secret" not in done.stderr
+
+
+def test_an_unreadable_key_file_and_a_wrong_path_are_told_apart(home: Hyb, bot: Service, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        (tmp_path / "key").mkdir()  # root reads any file, but no folder
+    else:
+        (tmp_path / "key").touch(mode=0o000)
+    done = once(home, bot.url, "Hi", "--key-file", str(tmp_path / "key"))
+    assert done.returncode == 3
+    assert "can't read the key file" in done.stderr
+    wrong = once(home, bot.url + "/deeper", "Hi", "--key-file", bot.key_path)
+    assert wrong.returncode == 5
+    assert "ending in `/v1`" in wrong.stderr
+
+
+def test_chat_imports_neither_torch_nor_a_clients_library(home: Hyb, bot: Service) -> None:
+    code = (
+        "import sys\nfrom hyb.cli.commands import run_command\n"
+        "assert run_command('chat', ['bot', 'Hi', '--max-tokens', '1']) == 0\n"
+        "bad = [m for m in ('torch', 'openai', 'httpx', 'requests', 'rich', 'numpy') if m in sys.modules]\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=home.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# -- on a terminal ---------------------------------------------------------------------------------------------------
+
+
+def test_a_chat_remembers_saves_loads_and_keeps_its_history_to_itself(home: Hyb, bot: Service, tmp_path: Path) -> None:
+    saved = tmp_path / "chat.json"
+    with chat(home, "bot", "--temperature", "0", "--max-tokens", "16") as terminal:
+        terminal.until(PROMPT)
+        terminal.type("/system You know that my cat is called Ottokar.\n")
+        terminal.until("system prompt: You know.*\n" + PROMPT[:-1])
+        terminal.type("What is my cat called?\n")
+        assert "tokens in the context" in terminal.until("to the first token.*")
+        terminal.until(PROMPT)
+        terminal.type("And the capital of France?\n")
+        terminal.until("to the first token.*\n" + PROMPT[:-1])
+        terminal.type("/stats\n")
+        figures = terminal.until("4 messages")
+        assert "first token" in figures and "tokens/s" in figures
+        terminal.type(f"/save {saved}\n")
+        terminal.until("4 messages in")
+        terminal.type("/clear\n")
+        terminal.until("forgotten")
+        terminal.type(f"/load {saved}\n")
+        terminal.until("4 messages from")
+        terminal.type("/retry\n")
+        terminal.until("to the first token.*\n" + PROMPT[:-1])
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    messages = json.loads(saved.read_text())["messages"]
+    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert all(m["content"] for m in messages)
+    assert saved.stat().st_mode & 0o777 == 0o600
+    history = home.home / "data" / "hyb" / "chat_history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert "What is my cat called?" in history.read_text()
+
+
+def test_interrupt_stops_the_answer_and_keeps_the_chat_and_without_history_nothing_is_written(
+    home: Hyb, bot: Service
+) -> None:
+    with chat(home, "bot", "--no-history") as terminal:
+        terminal.until(PROMPT)
+        terminal.type(LONG + "\n")
+        terminal.until(r"story about a dragon\.\r\n(?s:.){20}")
+        terminal.type("\x03")
+        terminal.until("stopped\r\n" + PROMPT[:-1], seconds=5)
+        terminal.type("/adapter\n")
+        terminal.until(r"\* bot\r\n")
+        for wrong, said in (
+            ("/adapter nope", "no model or adapter `nope`"),
+            ("/nope", "no command"),
+            ("/save x", ".md"),
+        ):
+            terminal.type(wrong + "\n")
+            terminal.until(said)
+        terminal.type("/think off\n")
+        terminal.until("the reasoning is hidden")
+        terminal.until(PROMPT)
+        terminal.type("/quit\n")
+        assert terminal.end() == 0
+    history = home.home / "data" / "hyb" / "chat_history"
+    assert not history.exists() or LONG not in history.read_text()
+
+
+def test_a_server_that_goes_in_mid_answer_ends_the_answer_and_not_the_chat(home: Hyb, model: Artifact) -> None:
+    victim = served(home, model, "victim")
+    with chat(home, "victim") as terminal:
+        terminal.until("victim> $")
+        terminal.type(LONG + "\n")
+        terminal.until(r"story about a dragon\.\r\n(?s:.){20}")
+        os.kill(victim.pid, signal.SIGKILL)
+        terminal.until("error: .* broke off in the middle of the answer")
+        terminal.until("victim> $")
+        terminal.type("/retry\n")
+        terminal.until("error: no answer from")
+        served(home, model, "victim", victim.port)
+        terminal.type("/retry\n")
+        terminal.until(r"/retry\r\n(?s:.){20}")
+        terminal.type("\x03")
+        terminal.until("stopped\r\nvictim> $")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    serving.stop("victim", home.env)
