@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "ps": ("serving", "List the models being served"),
         "stop": ("serving", "Stop serving a model"),
         "ask": ("serving", "Ask a served model one question"),
+        "key": ("keys", "Make, list and revoke the API keys of a service"),
         "chat": ("chat", "Chat with a served model"),
     },
     "This machine": {

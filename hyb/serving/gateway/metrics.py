@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
@@ -56,6 +56,7 @@ class Metrics:
         restarts: Callable[[], int],
         ready: Callable[[], bool],
     ) -> None:
+        disable_created_metrics()  # a second series for each one
         self.registry = CollectorRegistry()
         own = self.registry
         self._requests = Counter("hyb_requests", "Requests answered.", ("model", "path", "status"), registry=own)

@@ -20,7 +20,7 @@ END = b"\n\n"
 DONE = b"data: [DONE]"
 _MODEL = re.compile(rb'"model": ?("(?:[^"\\]|\\.)*")')
 _USAGE = re.compile(rb'"usage": ?\{')
-_ROLE = re.compile(rb'"role": ?"assistant"')
+_EMPTY = re.compile(rb'"delta": ?\{\}')
 
 
 class Meter:
@@ -95,8 +95,8 @@ class Relay:
 
     def _count(self, data: bytes, now: float) -> bytes:
         tokens = data.count(END)
-        plain = not _USAGE.search(data) and DONE not in data and b'"error"' not in data and b"error:" not in data
-        if plain and self._meter.events and data.startswith(b"data:"):
+        special = DONE in data or b'"error"' in data or _USAGE.search(data) or _EMPTY.search(data)
+        if not special and self._meter.events and data.startswith(b"data:"):
             self._meter.tick(tokens, now)
             return data
         return b"".join(self._event(event, now) for event in data.split(END) if event)
@@ -119,13 +119,15 @@ class Relay:
             self._meter.usage(usage)
         if not said.get("choices"):
             return whole if self._usage or not usage else b""
-        if not _ROLE.search(event) and (not usage or _text(said)):
+        if _says(said):
             self._meter.tick(1, now)
         return whole
 
 
-def _text(said: dict[str, Any]) -> bool:
-    return any((c.get("delta") or {}).get("content") or c.get("text") for c in said["choices"])
+def _says(said: dict[str, Any]) -> bool:
+    """It bears a token; the first and the last event of a stream do not."""
+    deltas = [choice.get("delta") or choice for choice in said["choices"]]
+    return any(d.get(kind) for d in deltas for kind in ("content", "text", "reasoning_content", "tool_calls"))
 
 
 class Events:
