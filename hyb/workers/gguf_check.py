@@ -1,6 +1,6 @@
 """A GGUF, loaded in llama.cpp: are its token ids and its greedy answers those of the model that it was made from?
 
-llama.cpp's server runs inside this process and listens on a Unix socket in a folder of the job: no port, no network.
+llama.cpp's server runs inside this process and listens on a Unix socket: no port, no network.
 Token ids must be equal; greedy tokens are compared up to the first that differs in each prompt, since after it the two
 answer different texts. A first token that the model finds as good as its likeliest (a tie that rounding breaks) counts
 as agreement.
@@ -15,21 +15,16 @@ tokens, "prompts", "seconds", "peak_memory"}. Fails with exit 4 when ids differ,
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import socket
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import xllamacpp
-
+from hyb.workers import llama_local
+from hyb.workers.llama_local import Post
 from hyb.workers.protocol import Failed, main, progress
-from hyb.workers.weights import peak_memory, threads
+from hyb.workers.weights import peak_memory
 
-_SOCKET = "check.sock"
 _END = -1  # stands for every token that ends an answer: llama.cpp stops there and does not tell which
 
 
@@ -38,14 +33,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     path = Path(job["gguf"]).absolute()
     expected = json.loads(Path(job["expect"]).read_bytes())
-    lora = Path(job["lora"]).absolute() if job["lora"] else None
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="check-") as folder:
-        os.chdir(folder)  # a socket's path may have no more than 107 bytes: use it by its name alone
-        server = _load(path, lora, max(len(a["ids"]) + len(a["tokens"]) for a in expected["answers"]))
-        _same_ids(expected["texts"])
-        first, agreement = _same_answers(expected["answers"], set(expected["ends"]))
-        del server  # it ends with its object
-        os.chdir(path.parent)
+    room = max(len(a["ids"]) + len(a["tokens"]) for a in expected["answers"])
+    with llama_local.server(path, room, Path(job["lora"]) if job["lora"] else None) as post:
+        _same_ids(post, expected["texts"])
+        first, agreement = _same_answers(post, expected["answers"], set(expected["ends"]))
     if first < job["min_agreement"]:
         raise Failed(
             f"llama.cpp's first token agrees with the model's in {first:.0%} of the prompts,"
@@ -63,30 +54,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load(path: Path, lora: Path | None, context: int) -> Any:
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    if lora:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
-    params.hostnames = [_SOCKET]
-    params.n_ctx = max(512, context + 8)
-    params.n_parallel = 1
-    params.n_gpu_layers = 0  # the CPU everywhere, so that the answers do not hang on a driver
-    params.cpuparams.n_threads = threads()
-    params.warmup = params.fit_params = params.ui = False
-    progress("loading in llama.cpp", 0, 1)
-    try:
-        return xllamacpp.Server(params)
-    except (RuntimeError, ValueError) as error:
-        raise Failed(f"llama.cpp can't load the GGUF: {error}", hint="its log has the reason", code=4) from error
-
-
-def _same_ids(texts: list[dict[str, Any]]) -> None:
+def _same_ids(post: Post, texts: list[dict[str, Any]]) -> None:
     """Raises Failed when llama.cpp splits a text otherwise than the model's own tokenizer."""
     wrong = []
     for text in texts:
         question = {"content": text["text"], "add_special": text["special"], "parse_special": True}
-        found = _post("/tokenize", question)["tokens"]
+        found = post("/tokenize", question)["tokens"]
         if found != text["ids"]:
             at = next((i for i, (a, b) in enumerate(zip(found, text["ids"], strict=False)) if a != b), len(found))
             wrong.append(
@@ -101,13 +74,13 @@ def _same_ids(texts: list[dict[str, Any]]) -> None:
         )
 
 
-def _same_answers(answers: list[dict[str, Any]], ends: set[int]) -> tuple[float, float]:
+def _same_answers(post: Post, answers: list[dict[str, Any]], ends: set[int]) -> tuple[float, float]:
     """The share of prompts whose first token is the same, and of all greedy tokens."""
     first = same = total = 0
     for i, answer in enumerate(answers):
         wanted = [_END if t in ends else t for t in answer["tokens"]]
         near = {_END if t in ends else t for t in answer["near"]}
-        found = _greedy(answer["ids"], len(wanted), ends)
+        found = _greedy(post, answer["ids"], len(wanted), ends)
         prefix = 0
         while prefix < min(len(found), len(wanted)) and found[prefix] == wanted[prefix]:
             prefix += 1
@@ -116,33 +89,14 @@ def _same_answers(answers: list[dict[str, Any]], ends: set[int]) -> tuple[float,
     return (first / len(answers), same / total) if total else (1.0, 1.0)
 
 
-def _greedy(ids: list[int], count: int, ends: set[int]) -> list[int]:
+def _greedy(post: Post, ids: list[int], count: int, ends: set[int]) -> list[int]:
     """llama.cpp's likeliest tokens, up to and with the one that ends the answer."""
     question = {"prompt": ids, "n_predict": count, "temperature": 0, "return_tokens": True, "cache_prompt": False}
-    answer = _post("/completion", question)  # not xllamacpp's own call: that leaves out tokens that are half a letter
+    answer = post("/completion", question)  # not xllamacpp's own call: that leaves out tokens that are half a letter
     if "tokens" not in answer:
         raise Failed(f"llama.cpp did not answer: {json.dumps(answer)[:200]}", code=4)
     found = [token for token in answer["tokens"] if token not in ends]
     return [*found, _END] if answer["stop_type"] == "eos" else found
-
-
-class _Local(http.client.HTTPConnection):
-    """HTTP over the Unix socket."""
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(60)
-        self.sock.connect(_SOCKET)
-
-
-def _post(path: str, question: dict[str, Any]) -> dict[str, Any]:
-    connection = _Local("localhost")
-    try:
-        connection.request("POST", path, json.dumps(question), {"Content-Type": "application/json"})
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
-        return answer
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":

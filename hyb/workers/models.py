@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from hyb.workers import weights
 from hyb.workers.protocol import Failed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -138,12 +138,18 @@ def cure_cpu_packing(model: Any) -> int:
     return len(layers)
 
 
-def attach_adapter(model: Any, folder: str | Path) -> Any:
-    """`model` with the PEFT adapter in `folder` on it, in eval mode. Raises Failed when it does not fit the model."""
+def attach_adapter(model: Any, folder: str | Path, name: str = "default") -> Any:
+    """`model` with the PEFT adapter in `folder` on it as `name`, beside those it has, in eval mode.
+
+    Raises Failed when it does not fit the model.
+    """
     import peft
 
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder), local_files_only=True).eval()
+        if isinstance(model, peft.PeftModel):
+            model.load_adapter(str(folder), adapter_name=name, local_files_only=True)
+            return model.eval()
+        return peft.PeftModel.from_pretrained(model, str(folder), adapter_name=name, local_files_only=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise Failed(f"the adapter in `{folder}` can't be put on the model: {_line(error)}") from error
 
@@ -189,7 +195,7 @@ def peak_memory(device: torch.device) -> int:
     """Bytes at the peak so far: allocated on the GPU, or resident on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return weights.peak_memory()
 
 
 def free_memory(device: torch.device) -> int:
