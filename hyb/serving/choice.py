@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from hyb.artifact import Artifact, short
 from hyb.errors import HybError
 
-LLAMA, TRANSFORMERS = "llama.cpp", "transformers"
-ENGINES = (LLAMA, TRANSFORMERS)
-NEEDS = {LLAMA: ("xllamacpp",), TRANSFORMERS: ("torch", "transformers", "starlette", "uvicorn")}
+LLAMA, TRANSFORMERS, VLLM = "llama.cpp", "transformers", "vllm"
+ENGINES = (LLAMA, TRANSFORMERS, VLLM)
+NEEDS: dict[str, tuple[str, ...]] = {
+    LLAMA: ("xllamacpp",),
+    TRANSFORMERS: ("torch", "transformers", "starlette", "uvicorn"),
+    VLLM: (),  # it lives in an environment of its own
+}
 """Engine → Python modules that it can't do without."""
-EXTRA = {LLAMA: "serve", TRANSFORMERS: "tune,serve"}
-MODULE = {LLAMA: "hyb.serving.llama", TRANSFORMERS: "hyb.serving.hf"}
+EXTRA = {LLAMA: "serve", TRANSFORMERS: "tune,serve", VLLM: "serve"}
+MODULE = {LLAMA: "hyb.serving.llama", TRANSFORMERS: "hyb.serving.hf", VLLM: "hyb.serving.vllm"}
 CONTEXT = 4096
 """Tokens a request by default, or the model's own limit when that is less."""
-PARALLEL = {LLAMA: 4, TRANSFORMERS: 1}
+PARALLEL = {LLAMA: 4, TRANSFORMERS: 1, VLLM: 256}
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class Choice:
 
 
 def choose(
-    artifact: Artifact, lookup: Callable[[str], Artifact], *, engine: str = "auto", context: int = 0, parallel: int = 0
-) -> Choice:
+    artifact: Artifact, lookup: Callable[[str], Artifact], *, engine: str = "auto", context: int = 0, parallel: int = 0,
+    vllm: bool = False,
+) -> Choice:  # fmt: skip
     """The engine for `artifact`: a model, an adapter, or an image or service made from a model.
 
-    `lookup` gives the artifact of a digest. `context` and `parallel` 0 mean the defaults.
+    `lookup` gives the artifact of a digest. `context` and `parallel` 0 mean the defaults. `vllm`: this machine has a
+    CUDA GPU and a vLLM.
     Raises HybError for an artifact that can't be served, or not by the engine that was asked for.
     """
     given = artifact
@@ -50,14 +56,14 @@ def choose(
             f"`{short(given.digest)}` is a {given.kind}; a model, an adapter or an image of a model can be served",
             hint="`hyb ls` shows the kind of each",
         )
-    best, why = _best(model, adapter)
+    best, why = _best(model, adapter, vllm)
     if engine == "auto":
         engine = best
     elif engine not in ENGINES:
         raise HybError(
             f"there is no engine `{engine}`", hint=f"choose `auto`, {' or '.join(f'`{e}`' for e in ENGINES)}"
         )
-    elif engine != best:
+    elif engine != best and LLAMA in (engine, best):
         raise HybError(f"`{engine}` can't serve `{short(given.digest)}`: {why}", hint=_way(engine))
     if engine == TRANSFORMERS and parallel > 1:
         raise HybError(
@@ -75,7 +81,9 @@ def gguf_path(model: Artifact) -> str:
     return found[0]
 
 
-def _best(model: Artifact, adapter: Artifact | None) -> tuple[str, str]:
+def _best(model: Artifact, adapter: Artifact | None, vllm: bool) -> tuple[str, str]:
+    if vllm and model.meta.get("format") != "gguf":
+        return VLLM, f"{'an adapter' if adapter else 'a safetensors model'}, and here are a CUDA GPU and vLLM"
     if adapter:
         return TRANSFORMERS, "an adapter is put on its base model when that is loaded"
     if model.meta.get("format") == "gguf":
