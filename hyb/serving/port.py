@@ -68,11 +68,14 @@ def listener(host: str) -> socket.socket:
     """A socket that may take a port whose last connections the kernel still remembers (TIME_WAIT, for a minute).
 
     llama.cpp sets SO_REUSEPORT alone, asyncio's servers SO_REUSEADDR: what the one leaves behind lets the other in only
-    with both. That a port has no listener is looked up beforehand, in `check_free`.
+    with both. That a port has no listener is looked up beforehand, in `check_free`. Connections inherit TCP_NODELAY:
+    asyncio sets it only on sockets that were made with a protocol number, and without it an answer, which is written
+    as head and body, waits 40 ms for the client's acknowledgement.
     """
     found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return found
 
 
