@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hyb.hub import hf, local, names, oci, pypi
 from hyb.hub.names import HF, OCI, SHORT, Local, PyPI, Source, parse
+from hyb.hub.oci import Brought
 from hyb.hub.types import Fetched, Place
 from hyb.progress import Say, silent
 
@@ -21,11 +22,13 @@ __all__ = [
     "HF",
     "OCI",
     "SHORT",
+    "Brought",
     "Fetched",
     "Local",
     "Place",
     "PyPI",
     "Source",
+    "brought",
     "fetch",
     "opens",
     "parse",
@@ -78,6 +81,11 @@ def fetch(pinned: str, place: Place, written: str = "") -> list[Fetched]:
     if isinstance(found, OCI):
         return oci.fetch(found, place)
     return local.fetch(found, place)
+
+
+def brought(pinned: Source, place: Place) -> Brought | None:
+    """What a `fetch` into `place` learnt of an OCI artifact from its manifest; None for any other source."""
+    return oci.brought(pinned, place) if isinstance(pinned, OCI) else None
 
 
 def opens(source: str) -> tuple[str, ...]:

