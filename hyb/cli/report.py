@@ -16,6 +16,10 @@ SETS = {"holdout": "held out", "control": "general"}
 
 def report_text(artifact: Artifact, store: Store) -> str:
     """Question, what was expected, and the answers before (where there is a before) and after; then the scores."""
+    if "compares" in artifact.meta:
+        from hyb.cli.compare import comparison_text
+
+        return comparison_text(artifact, store)
     report = json.loads(store.read(artifact.file("report.json").blob.digest))
     passes = [p for p in ("before", "after") if p in report["questions"][0]]
     rows = [

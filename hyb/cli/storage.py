@@ -58,6 +58,8 @@ def show(
 ) -> None:
     """Show one artifact: files, facts, what it was made from, what speaks of it.
 
+    --out writes a Modelfile for Ollama beside a GGUF.
+
     Example: hyb show quickstart/bot --out adapter/
     """
     store = s.store
@@ -133,11 +135,15 @@ def about(a: Artifact) -> str:
     text = {
         "model": lambda: f"{m.get('name', '')} {m.get('format', '')} {m.get('quantization') or ''}",
         "adapter": lambda: (
-            f"LoRA rank {m.get('rank')} {m.get('quantize')} {m.get('steps')} steps, loss {m.get('loss')}"
+            f"{m.get('name', '')} LoRA rank {m.get('rank')} gguf {m.get('quantization')}"
+            if m.get("format") == "gguf"
+            else f"LoRA rank {m.get('rank')} {m.get('quantize')} {m.get('steps')} steps, loss {m.get('loss')}"
         ),
         "dataset": lambda: ", ".join(f"{n} {k}" for k, n in m.get("counts", {}).items()),
         "report": lambda: (
-            ("passed: " if m.get("passed") else "failed: ")
+            "perplexity: " + ", ".join(f"{k} {v}" for k, v in m["perplexity"].items())
+            if "compares" in m
+            else ("passed: " if m.get("passed") else "failed: ")
             + ", ".join(f"{k} {v}" for k, v in m.get("scores", {}).items())
         ),
         "image": lambda: str(m.get("name", "")),
@@ -153,6 +159,8 @@ def _write_files(s: Session, artifact: Artifact, out: Path) -> None:
 
     from hyb import fs
     from hyb.artifact import safe_path
+    from hyb.cli.modelfile import NAME as MODELFILE
+    from hyb.cli.modelfile import modelfile
     from hyb.errors import HybError
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -163,6 +171,9 @@ def _write_files(s: Session, artifact: Artifact, out: Path) -> None:
             place = out / safe_path(f.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(s.store.blob_path(f.blob.digest), place)
+        if text := modelfile(artifact, s.store):
+            (out / MODELFILE).write_text(text, encoding="utf-8")
+            s.talk(f"wrote {out / MODELFILE}: `ollama create NAME -f {MODELFILE}` takes the model")
     s.talk(f"wrote {len(artifact.files)} files to {out}")
 
 
