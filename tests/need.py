@@ -10,7 +10,29 @@ from pathlib import Path
 import pytest
 
 MODULES = {"torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "openai", "jsonschema", "kubernetes_validate"}
-PROGRAMS = {"podman": "podman", "skopeo": "skopeo", "browser": "chromium", "strace": "strace", "make": "make"}
+PROGRAMS = {
+    "podman": "podman",
+    "skopeo": "skopeo",
+    "browser": "chromium",
+    "strace": "strace",
+    "make": "make",
+    "docker-registry": "docker-registry",
+}
+ORACLES = {
+    "quadlet": "HYB_QUADLET",
+    "compose_schema": "HYB_COMPOSE_SCHEMA",
+    "kserve": "HYB_KSERVE",
+    "podman_compose": "HYB_PODMAN_COMPOSE",
+}
+"""What `.ci/oracles.sh` fetches → the variable with its path."""
+GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
+
+
+def oracle(name: str) -> Path | None:
+    """Where an oracle lies: as its variable says; for Podman's generator also where Podman 4.4 installs it."""
+    given = os.environ.get(ORACLES[name], "")
+    places = [given] if given else list(GENERATORS) if name == "quadlet" else []
+    return next((Path(p) for p in places if Path(p).exists()), None)
 
 
 def absent(name: str) -> str:
@@ -19,6 +41,8 @@ def absent(name: str) -> str:
         return "" if importlib.util.find_spec(name) else f"the Python package `{name}` is not installed"
     if name in PROGRAMS:
         return "" if shutil.which(PROGRAMS[name]) else f"the program `{PROGRAMS[name]}` is not installed"
+    if name in ORACLES:
+        return "" if oracle(name) else f"no `{name}` ({ORACLES[name]}; `.ci/oracles.sh` fetches it)"
     if name == "crds":
         return "" if crds() else "no folder with Skupper's CRDs (HYB_SKUPPER_CRDS)"
     if name == "wheel":

@@ -1,4 +1,4 @@
-"""serve: a model or its image → the documents that make a service of it: a Quadlet unit, Kubernetes manifests.
+"""serve: a model or its image → the documents that make a service of it, for Podman, Compose, Kubernetes or KServe.
 
 Nothing is started here (`hyb serve` does that, see `hyb.serving`), and no host is asked anything: the same input
 gives the same documents. The API key is named, never written.
@@ -7,20 +7,23 @@ gives the same documents. The API key is named, never written.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hyb.artifact import Artifact, File, short
 from hyb.errors import HybError
-from hyb.render import kubernetes, quadlet
-from hyb.render.unit import CONTAINER_PORT, ServiceUnit, label_mistake, pinned, reference_mistake
+from hyb.render import compose, kserve, kube, kubernetes, quadlet
+from hyb.render.service_guide import guide
+from hyb.render.unit import GPU, ServiceUnit, label_mistake, pinned, reference_mistake
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 from hyb.store import Store
 
-SUMMARY = "a service from a model or its image: a Quadlet unit, Kubernetes manifests"
-REVISION = 1
-TARGETS = ("quadlet", "kubernetes")
+SUMMARY = "a service from a model or its image: units for Podman, Compose, Kubernetes, KServe"
+REVISION = 2
+TARGETS = ("quadlet", "kube", "compose", "kubernetes", "kserve")
+BOTH = ("quadlet", "kubernetes")
 RUNTIME = "localhost/hyb-serve-cpu:latest"
 BYTES_A_TOKEN = 128 << 10  # of key-value cache: on the safe side for models of a few billion parameters
 FIXED = 512 << 20  # bytes: Python, the server, its buffers and its cache of prompts
@@ -28,7 +31,11 @@ STEP = 256 << 20  # memory limits are whole multiples of this
 SLOW = 20_000_000  # bytes/s: a poor disk, for the time that loading may take
 PATIENCE = 60  # seconds beside that
 
-Target = Literal["quadlet", "kubernetes"]
+SOCKET_TARGETS = {"quadlet", "compose"}  # where a folder of the host can be the way in
+
+_RUNTIME = re.compile(r"/?[A-Za-z0-9_-][A-Za-z0-9_./-]*")
+
+Target = Literal["quadlet", "kube", "compose", "kubernetes", "kserve"]
 
 
 class Spec(StageSpec):
@@ -38,13 +45,16 @@ class Spec(StageSpec):
     image: Annotated[str, Ref("image", "model")]
     """The image with the model; or a model that lies as an OCI artifact in the registry named by `model_image`."""
     target: Target | Literal["both"] | list[Target] = "both"
-    """Which documents: `quadlet`, `kubernetes`, a list of these, or `both`."""
+    """Which documents: `quadlet`, `kube` (`podman kube play`), `compose`, `kubernetes`, `kserve`, a list of these;
+    `both` is `quadlet` and `kubernetes`."""
     name: str = ""
     """The service's name and the model's id in the API, an RFC 1123 label; default: the input stage's name."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port on the host, and of the Kubernetes Service."""
+    tls: bool = False
+    """Speak TLS; certificate and key come from the secret NAME-tls."""
     host: str = "127.0.0.1"
-    """Loopback address that the host publishes the port on."""
+    """Address that the host publishes the port on: loopback, or with `tls` any."""
     runtime_image: str = RUNTIME
     """The image that serves; best by digest."""
     model_image: str = ""
@@ -60,6 +70,27 @@ class Spec(StageSpec):
     """Pods, on Kubernetes."""
     runtime_class: str = ""
     """Kubernetes' RuntimeClass."""
+    runtime: str = ""
+    """Podman's OCI runtime, a name (`krun`, `runsc`) or a whole path."""
+    model_volume: Literal["image", "copy"] = "image"
+    """Kubernetes: the model's image as a volume; or copied by an init container, for clusters before Kubernetes 1.36 or
+    OpenShift 4.20. A copy needs a model image with a `base:` that has `cp`."""
+    pids: int = Field(default=256, ge=16)
+    """Most processes and threads; not on Kubernetes, where the node says."""
+    gpus: int = Field(default=0, ge=0, le=64)
+    """GPUs on Kubernetes; for Podman, any number gives the container `gpu_device`."""
+    gpu_device: str = Field(default=f"{GPU}=all", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9_.-]+=[A-Za-z0-9_.:-]+$")
+    """CDI name of the GPU."""
+    userns: Literal["", "auto"] = ""
+    """`auto`: a user namespace of the container's own."""
+    keys: bool = False
+    """Take hashed keys with limits (`hyb key`) from a second secret, NAME-keys."""
+    unix_socket: bool = False
+    """No port and no network: listen on a socket in a folder of the host; `quadlet` and `compose` only."""
+    canary: dict[str, Annotated[int, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    """Adapter of the image → percent of the service's requests that it answers."""
+    podman: Literal["4.4", "5.0"] = "4.4"
+    """The oldest Podman that must take the Quadlet unit."""
 
     @field_validator("name", "runtime_class")
     @classmethod
@@ -70,14 +101,23 @@ class Spec(StageSpec):
 
     @field_validator("host")
     @classmethod
-    def _is_loopback(cls, host: str) -> str:
+    def _is_loopback(cls, host: str, info: ValidationInfo) -> str:
         try:
             loopback = ipaddress.ip_address(host).is_loopback
         except ValueError:
-            loopback = False
-        if not loopback:
-            raise ValueError(f"`{host}` is no loopback address; the port is reached from elsewhere through a link")
+            raise ValueError(f"`{host}` is no IP address") from None
+        if not loopback and not info.data.get("tls"):
+            raise ValueError(
+                f"`{host}` is no loopback address; reach the port from elsewhere through a link, or set `tls: true`"
+            )
         return host
+
+    @field_validator("runtime")
+    @classmethod
+    def _is_a_runtime(cls, runtime: str) -> str:
+        if runtime and not _RUNTIME.fullmatch(runtime):
+            raise ValueError(f"`{runtime}` is no OCI runtime: a name like `runsc`, or a whole path without blanks")
+        return runtime
 
     @field_validator("runtime_image", "model_image")
     @classmethod
@@ -90,13 +130,21 @@ class Spec(StageSpec):
     @classmethod
     def _is_not_empty(cls, target: Any) -> Any:
         if target == []:
-            raise ValueError("name at least one target: `quadlet`, `kubernetes`")
+            raise ValueError(f"name at least one target: {', '.join(f'`{t}`' for t in TARGETS)}")
         return target
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Spec:
+        if self.unix_socket and (others := [t for t in targets(self) if t not in SOCKET_TARGETS]):
+            raise ValueError(f"`unix_socket` is for `quadlet` and `compose`, not for {', '.join(others)}")
+        if sum(self.canary.values()) > 100:
+            raise ValueError(f"`canary` gives away {sum(self.canary.values())} percent of the requests")
+        return self
 
 
 def targets(spec: Spec) -> tuple[str, ...]:
     """The targets, once each, in a fixed order."""
-    asked = TARGETS if spec.target == "both" else (spec.target,) if isinstance(spec.target, str) else spec.target
+    asked = BOTH if spec.target == "both" else (spec.target,) if isinstance(spec.target, str) else spec.target
     return tuple(t for t in TARGETS if t in asked)
 
 
@@ -126,15 +174,14 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
 def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     """Write the documents.
 
-    Raises HybError for a model that is no GGUF, or that lies in no image and no registry.
+    Raises HybError for a model that is no GGUF, or that lies in no image and no registry, and for settings that a
+    target can't have.
     """
     given, store = inputs[spec.image], context.store
     unit = describe(spec, given, store)
-    texts = {"APPLY.md": how_to(unit, targets(spec))}
-    if "quadlet" in targets(spec):
-        texts[f"quadlet/{unit.name}.container"] = quadlet.container(unit)
-    if "kubernetes" in targets(spec):
-        texts[f"kubernetes/{unit.name}.yaml"] = kubernetes.dump(unit)
+    texts = {"APPLY.md": guide(unit, targets(spec))}
+    for target in targets(spec):
+        texts |= documents(spec, unit, target)
     files = [File(path, store.add_bytes(text.encode())) for path, text in texts.items()]
     meta = {
         "name": unit.name,
@@ -146,6 +193,22 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         "targets": list(targets(spec)),
     }
     return store.add_artifact("service", files, meta=meta, needs=(given.digest,))
+
+
+def documents(spec: Spec, unit: ServiceUnit, target: str) -> dict[str, str]:
+    """Path → text of one target's documents."""
+    if target == "quadlet":
+        return {f"quadlet/{unit.name}.container": quadlet.container(unit, spec.podman)}
+    if target == "kube":
+        return {f"kube/{unit.name}.yaml": kubernetes.dump(kube.documents(unit))}
+    if target == "compose":
+        return {f"compose/{unit.name}.yaml": compose.dump(unit)}
+    if target == "kubernetes":
+        return {f"kubernetes/{unit.name}.yaml": kubernetes.dump(kubernetes.documents(unit))}
+    return {
+        f"kserve/{unit.name}-isvc.yaml": kubernetes.dump(kserve.inference_service(unit)),
+        f"kserve/{unit.name}-llm.yaml": kubernetes.dump(kserve.llm_inference_service(unit)),
+    }
 
 
 def describe(spec: Spec, given: Artifact, store: Store) -> ServiceUnit:
@@ -161,10 +224,13 @@ def describe(spec: Spec, given: Artifact, store: Store) -> ServiceUnit:
             f"`{spec.image}` is a model, and no container can mount it from hyb's store",
             hint="put a `pack` stage between them; or, when it was pushed to a registry, set `model_image:`",
         )
-    own = bool(given.meta.get("runnable"))  # the image has a base with a server: it is runtime and model in one
+    copies = spec.model_volume == "copy"
+    # An image on a base with a server is runtime and model in one. One that is copied from only needs `cp` in its base.
+    own = bool(given.meta.get("runnable")) and not copies
     where = spec.model_image or f"localhost/{given.meta.get('name') or service_name(spec)}"
     image = pinned(where, given.digest)
-    return ServiceUnit(
+    adapters = tuple(a["name"] for a in given.meta.get("adapters", ()))
+    unit = ServiceUnit(
         name=service_name(spec),
         runtime_image=image if own else spec.runtime_image,
         model_image="" if own else image,
@@ -173,12 +239,54 @@ def describe(spec: Spec, given: Artifact, store: Store) -> ServiceUnit:
         port=spec.port,
         context=_context(spec, model),
         parallel=spec.parallel,
-        memory=estimate(spec, model.size),
+        memory=estimate(spec, given.size),
+        pids=spec.pids,
         startup=PATIENCE + model.size // SLOW,
         artifact=given.kind == "model",
         replicas=spec.replicas,
         runtime_class=spec.runtime_class,
+        runtime=spec.runtime,
+        adapters=adapters,
+        canary=spec.canary,
+        keys=spec.keys,
+        tls=spec.tls,
+        gpus=spec.gpus,
+        gpu_device=spec.gpu_device,
+        userns=spec.userns,
+        unix_socket=spec.unix_socket,
+        copy=copies,
+        model_size=given.size,
     )
+    if mistakes := _misfits(spec, given, unit):
+        raise HybError("; ".join(text for text, _ in mistakes), hint="; ".join(hint for _, hint in mistakes))
+    return unit
+
+
+def _misfits(spec: Spec, given: Artifact, unit: ServiceUnit) -> list[tuple[str, str]]:
+    """(what can't work, what to do) of a spec with this input."""
+    found: list[tuple[str, str]] = []
+    chosen = set(targets(spec))
+    if unknown := sorted(set(spec.canary) - set(unit.adapters)):
+        has = ", ".join(unit.adapters) or "none"
+        found.append((f"`canary` names {', '.join(unknown)}; adapters of `{spec.image}`: {has}", "pack it with it"))
+    if unit.copy and not given.meta.get("base"):
+        found.append((f"nothing in `{spec.image}` can copy its model", "pack it with a `base:` that has `cp`"))
+    if unit.userns and unit.model_image and chosen & {"quadlet", "kube", "compose"}:
+        found.append(
+            (
+                "Podman can't mount an image in a user namespace of the container's own",
+                "pack with a `base:` that serves",
+            )
+        )
+    if "kserve" in chosen and not unit.model_image:
+        found.append(("KServe mounts a model's image, and here the runtime holds the model", "pack it without `base:`"))
+    if "kserve" in chosen and unit.adapters:
+        found.append(("KServe mounts an image's `/models` alone, not its adapters", "use the target `kubernetes`"))
+    if "compose" in chosen and unit.artifact:
+        found.append(("Compose mounts no OCI artifact", "put a `pack` stage before it"))
+    if "kube" in chosen and unit.artifact:
+        found.append(("a volume of `podman kube play` is no OCI artifact", "put a `pack` stage before it"))
+    return found
 
 
 def estimate(spec: Spec, size: int) -> int:
@@ -186,37 +294,6 @@ def estimate(spec: Spec, size: int) -> int:
     if spec.memory:
         return spec.memory << 20
     return -(-(size + FIXED + spec.context * spec.parallel * BYTES_A_TOKEN) // STEP) * STEP
-
-
-def how_to(unit: ServiceUnit, chosen: tuple[str, ...]) -> str:
-    """APPLY.md: the commands that make the service run. KEYFILE is a file that hyb, or you, made."""
-    parts = [
-        f"# Apply `{unit.name}`\n\nThe API key is in none of these files. Make one once (mode 0600), and keep it:\n\n"
-        f"    (umask 077; printf 'hyb_sk_%s' \"$(openssl rand -hex 32)\" > KEYFILE)\n"
-    ]
-    if "quadlet" in chosen:
-        parts.append(
-            "## Podman, by systemd\n\n"
-            f"Both images must be in Podman's storage: `{unit.runtime_image}`"
-            + (f" and\n`{unit.model_image}`" if unit.model_image else "")
-            + ". Nothing is pulled at a start.\n\n"
-            f"    podman secret create {unit.secret} KEYFILE\n"
-            f"    install -Dm644 quadlet/{unit.name}.container -t ~/.config/containers/systemd/\n"
-            f"    systemctl --user daemon-reload\n    systemctl --user start {unit.name}\n"
-            f"    curl http://{unit.host}:{unit.port}/health\n"
-            + ("\nThe model is an OCI artifact: Podman 5.5 or newer mounts it.\n" if unit.artifact else "")
-        )
-    if "kubernetes" in chosen:
-        parts.append(
-            "## Kubernetes 1.33 or newer, OpenShift 4.20 or newer\n\n"
-            "The cluster must be able to pull the images, and have image volumes (feature `ImageVolume`).\n\n"
-            f"    kubectl create secret generic {unit.secret} --from-file={kubernetes.KEY}=KEYFILE\n"
-            f"    kubectl apply -f kubernetes/{unit.name}.yaml\n"
-            f"    kubectl rollout status deployment/{unit.name}\n\n"
-            f"Only pods with the label `{kubernetes.CLIENT}: {unit.name}` reach it, on port {unit.port} "
-            f"(container port {CONTAINER_PORT}).\n"
-        )
-    return "\n".join(parts)
 
 
 def _context(spec: Spec, model: Artifact) -> int:

@@ -46,7 +46,7 @@ def test_an_image_becomes_units_for_both_targets(store: Store) -> None:
     image = an_image(store, model := a_model(store))
     service = served(store, image)
     assert service.kind == "service"
-    assert [f.path for f in service.files] == ["APPLY.md", "kubernetes/bot.yaml", "quadlet/bot.container"]
+    assert sorted(f.path for f in service.files) == ["APPLY.md", "kubernetes/bot.yaml", "quadlet/bot.container"]
     assert service.needs == (image.digest,)
     assert dict(service.meta) == {
         "name": "bot", "port": 8000, "host": "127.0.0.1", "model_name": "bot", "model": model.digest,
@@ -59,14 +59,23 @@ def test_an_image_becomes_units_for_both_targets(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    [("quadlet", ["quadlet"]), ("both", ["quadlet", "kubernetes"]), (["kubernetes", "kubernetes"], ["kubernetes"])],
+    [
+        ("quadlet", ["quadlet"]),
+        ("both", ["quadlet", "kubernetes"]),
+        (["kubernetes", "kubernetes"], ["kubernetes"]),
+        (["kserve", "compose", "kube"], ["kube", "compose", "kserve"]),
+    ],
 )
 def test_only_the_targets_that_were_asked_for_are_written(store: Store, target: Any, expected: list[str]) -> None:
     service = served(store, an_image(store, a_model(store)), target=target)
     assert service.meta["targets"] == expected
     assert {f.path.partition("/")[0] for f in service.files} == {"APPLY.md", *expected}
     how = text(store, service, "APPLY.md")
-    assert ("systemctl" in how) == ("quadlet" in expected) and ("kubectl" in how) == ("kubernetes" in expected)
+    assert ("systemctl" in how) == ("quadlet" in expected)
+    assert ("deployment/bot" in how) == ("kubernetes" in expected)
+    assert ("podman kube play" in how) == ("kube" in expected)
+    assert ("podman-compose" in how) == ("compose" in expected)
+    assert ("llminferenceservice/bot" in how) == ("kserve" in expected)
 
 
 def test_the_same_input_gives_the_same_digest_in_another_store(store: Store, tmp_path: Path) -> None:
@@ -106,6 +115,76 @@ def test_a_runtime_for_gguf_is_not_given_safetensors(store: Store) -> None:
         served(store, an_image(store, model))
     assert "format: gguf" in caught.value.hint
     assert served(store, an_image(store, model), runtime_image="localhost/torch:1").kind == "service"
+
+
+def with_meta(image: Artifact, **facts: Any) -> Artifact:
+    return Artifact(image.digest, "image", meta={**image.meta, **facts}, needs=image.needs)
+
+
+def test_the_images_adapters_become_models_and_one_gets_a_share_of_the_requests(store: Store) -> None:
+    image = with_meta(an_image(store, a_model(store)), adapters=[{"name": "support", "digest": "sha256:0"}])
+    unit = serve.describe(serve.Spec(image="image", canary={"support": 10}), image, store)
+    assert (unit.adapters, unit.canary) == (("support",), {"support": 10})
+    with pytest.raises(HybError, match="`canary` names sales; adapters of `image`: support"):
+        serve.describe(serve.Spec(image="image", canary={"sales": 10}), image, store)
+
+
+@pytest.mark.parametrize(
+    ("fields", "facts", "message"),
+    [
+        ({"model_volume": "copy"}, {}, "nothing in `image` can copy its model"),
+        ({"userns": "auto", "target": "quadlet"}, {}, "can't mount an image in a user namespace"),
+        ({"target": "kserve"}, {"runnable": True}, "the runtime holds the model"),
+        ({"target": "kserve"}, {"adapters": [{"name": "support"}]}, "not its adapters"),
+    ],
+)
+def test_settings_that_a_target_cant_have_are_refused(
+    store: Store, fields: dict[str, Any], facts: dict[str, Any], message: str
+) -> None:
+    image = with_meta(an_image(store, a_model(store)), **facts)
+    with pytest.raises(HybError, match=message) as caught:
+        served(store, image, **fields)
+    assert caught.value.hint
+
+
+def test_a_pushed_artifact_is_no_volume_of_compose_or_of_a_pod(store: Store) -> None:
+    model = a_model(store)
+    for target in ("compose", "kube"):
+        with pytest.raises(HybError, match="OCI artifact"):
+            served(store, model, model_image="registry.example.com/lab/bot", target=target)
+
+
+def test_an_image_with_a_base_is_copied_from_or_run_as_asked(store: Store) -> None:
+    image = with_meta(an_image(store, a_model(store)), runnable=True, base="sha256:" + "c" * 64)
+    copied = serve.describe(serve.Spec(image="image", model_volume="copy"), image, store)
+    assert (copied.runtime_image, copied.copy) == (serve.RUNTIME, True)
+    assert copied.model_image == f"localhost/lab/bot@{image.digest}"
+    assert serve.describe(serve.Spec(image="image", userns="auto", target="quadlet"), image, store).userns == "auto"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"host": "192.0.2.7"}, "set `tls: true`"),
+        ({"host": "server"}, "no IP address"),
+        ({"unix_socket": True}, "not for kubernetes"),
+        ({"canary": {"a": 60, "b": 60}}, "120 percent"),
+        ({"runtime": "runsc --debug"}, "no OCI runtime"),
+        ({"gpu_device": "all; rm"}, "pattern"),
+        ({"podman": "3.0"}, "4.4"),
+        ({"model_volume": "pvc"}, "copy"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_in_words(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        serve.Spec.model_validate({"image": "image", **fields})
+
+
+def test_another_address_is_published_with_tls(store: Store) -> None:
+    service = served(store, an_image(store, a_model(store)), host="192.0.2.7", tls=True, target="quadlet")
+    unit = text(store, service, "quadlet/bot.container")
+    assert "PublishPort=192.0.2.7:8000:8000" in unit and "HYB_TLS_KEY=/etc/hyb/tls.key" in unit
+    assert "podman secret create bot-tls-key TLSFILE" in text(store, service, "APPLY.md")
 
 
 def test_the_memory_limit_covers_model_and_cache() -> None:

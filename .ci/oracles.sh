@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# oracles.sh FOLDER: what the tests check documents against and Debian stable of this machine lacks, each from its own
+# publisher: Podman's Quadlet generator and the Compose schema out of Debian 13's packages (signed; apt checks that),
+# KServe's Python models and podman-compose from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
+# what can't be had is said, and its tests skip.
+set -euo pipefail
+folder=$(realpath "$1")
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+mkdir -p "$folder"/apt/{lists/partial,cache/archives/partial} "$folder"/debs "$folder"/root "$folder"/wheels
+: > "$folder/env"
+
+found() { printf 'export %s=%q\nHYB_REQUIRE=$HYB_REQUIRE,%s\n' "$1" "$2" "$3" >> "$folder/env"; }
+missing() { echo "oracles: $1; the tests that need it skip" >&2; }
+
+# The mirror that this machine's own apt uses, one suite later, with lists and cache of its own.
+mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/\?$' || true)
+echo "deb [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} trixie main" > "$folder/apt/sources.list"
+apt=(-qq -o Dir::Etc::SourceList="$folder/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+  -o Dir::State::Lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" -o Dir::State::status=/dev/null
+  -o APT::Sandbox::User=root)
+packages=(podman golang-github-compose-spec-compose-go-dev)
+if [ -r "$keyring" ] && apt-get "${apt[@]}" update && (cd "$folder/debs" && apt-get "${apt[@]}" download "${packages[@]}"); then
+  for deb in "$folder"/debs/*.deb; do dpkg-deb -x "$deb" "$folder/root"; done
+else
+  missing "the Debian mirror gives no signed trixie"
+fi
+quadlet=$folder/root/usr/libexec/podman/quadlet
+if "$quadlet" -version >/dev/null 2>&1; then found HYB_QUADLET "$quadlet" quadlet; else missing "no Quadlet generator that runs here"; fi
+schema=$(find "$folder/root" -name compose-spec.json -print -quit)
+if [ -n "$schema" ]; then found HYB_COMPOSE_SCHEMA "$schema" compose_schema; else missing "no schema of Compose"; fi
+
+pip="python3 -m pip --disable-pip-version-check -qq"
+if $pip download --no-deps -d "$folder/wheels" kserve==0.21.0; then
+  found HYB_KSERVE "$(ls "$folder"/wheels/kserve-*.whl)" kserve
+else
+  missing "no kserve from PyPI"
+fi
+if $pip install --target "$folder/podman-compose" podman-compose==1.6.0; then
+  found HYB_PODMAN_COMPOSE "$folder/podman-compose" podman_compose
+else
+  missing "no podman-compose from PyPI"
+fi
