@@ -19,7 +19,7 @@ from hyb.render.unit import CONTAINER_PORT, HEALTHY, MODELS, SCRATCH, Paths, Ser
 FOLDER = "/etc/hyb"
 PATHS = Paths(
     key=f"{FOLDER}/api-key/api-key",
-    keys=f"{FOLDER}/keys/keys",
+    keys=f"{FOLDER}/keys/keys.json",
     tls_cert=f"{FOLDER}/tls/tls.crt",
     tls_key=f"{FOLDER}/tls/tls.key",
 )

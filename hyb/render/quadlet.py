@@ -86,7 +86,7 @@ def _arguments(unit: ServiceUnit) -> Iterator[str]:
         yield f"--mount {_mount(unit)}"
     for name, path in secrets(unit):
         yield f"--secret {_secret(name, path)}"
-    yield f"--memory {unit.memory} --pids-limit {unit.pids}"
+    yield f"{_memory(unit)} --pids-limit {unit.pids}"
     if unit.runtime:
         yield f"--runtime {unit.runtime}"
     if unit.userns:
@@ -111,7 +111,12 @@ def _keys(unit: ServiceUnit) -> Iterator[tuple[str, str]]:
     yield "HealthTimeout", "5s"
     yield "HealthRetries", "3"
     yield "HealthStartPeriod", f"{unit.startup}s"
-    yield "PodmanArgs", f"--memory {unit.memory}" + (f" --runtime {unit.runtime}" if unit.runtime else "")
+    yield "PodmanArgs", _memory(unit) + (f" --runtime {unit.runtime}" if unit.runtime else "")
+
+
+def _memory(unit: ServiceUnit) -> str:
+    """As much swap as memory means none: what a model was told stays off the disk."""
+    return f"--memory {unit.memory} --memory-swap {unit.memory}"
 
 
 def _mount(unit: ServiceUnit) -> str:

@@ -49,7 +49,7 @@ def _look(unit: ServiceUnit, socket: str) -> str:
     if unit.unix_socket:
         return f"    curl --unix-socket {socket}/hyb.sock http://localhost/ready\n"
     host = f"[{unit.host}]" if ":" in unit.host else unit.host
-    return f"    curl http{'s' if unit.tls else ''}://{host}:{unit.port}/ready\n"
+    return f"    curl {'--cacert CERTFILE https' if unit.tls else 'http'}://{host}:{unit.port}/ready\n"
 
 
 def _images(unit: ServiceUnit) -> str:
@@ -73,14 +73,14 @@ def _quadlet(unit: ServiceUnit) -> str:
 
 
 def _kube(unit: ServiceUnit) -> str:
-    volumes: dict[str, list[str]] = {}
+    made, seen = "", set()
     for name, entry, file in _files(unit):
-        volumes.setdefault(name, []).append(f"--transform 's,^{file}$,{entry},' {file}")
-    made = "".join(
-        f"    podman volume create {name}\n"
-        f"    tar -c --mode=0444 --owner=0 --group=0 {' '.join(files)} | podman volume import {name} -\n"
-        for name, files in volumes.items()
-    )
+        made += "" if name in seen else f"    podman volume create {name}\n"
+        made += (
+            f"    tar -c --mode=0444 --owner=0 --group=0 --transform 's,.*,{entry},' {file} |\n"
+            f"      podman volume import {name} -\n"
+        )
+        seen.add(name)
     model = (
         f"    podman volume create --driver image --opt image={unit.model_image} \\\n      {kube.model_volume(unit)}\n"
         if unit.model_image
