@@ -143,11 +143,13 @@ class Log:
 
 def assemble(settings: Settings, log: Log) -> tuple[Answers, Any]:
     """The app and what it is made of. Raises HybError where a CA file can't be used."""
-    metrics = Metrics()
+    metrics, was = Metrics(), False
 
     def changed(closed: bool, why: str) -> None:
-        if not closed:
+        nonlocal was
+        if was and not closed:
             metrics.opened.inc()
+        was = closed
         log("model", available=closed, **({"why": why} if why else {}))
 
     try:

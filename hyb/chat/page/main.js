@@ -167,9 +167,10 @@ async function answer() {
   chat.messages.push(message);
   chat.used = Date.now();
   answering = mine;
+  keep();
   show();
   toEnd(true);
-  keep();
+  sessionStorage.setItem("hyb.open", chat.id);
   say(t("writing"));
   const saving = setInterval(() => keep(mine.chat), 2000);
   try {
