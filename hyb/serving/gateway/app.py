@@ -154,10 +154,7 @@ class Gateway:
 
     async def _refuse(self, x: Exchange, error: ApiError) -> None:
         more = error.headers() if isinstance(error, GatewayError) else []
-        try:
-            await x.json(shaped(error, x.ollama), error.status, more)
-        except ClientGoneError:
-            x.status = GONE
+        await x.json(shaped(error, x.ollama), error.status, more)
 
     # -- what needs no engine
 

@@ -50,6 +50,8 @@ class Exchange:
         self.model = ""
         self.tokens = (0, 0)
         self.ended = False
+        self.writing = 0.0
+        """Since when a piece of the answer has been waiting for the client; 0 when none is."""
         self.status = 0
         """0 until the answer has begun; what metrics and log call it then."""
 
@@ -90,13 +92,11 @@ class Exchange:
         await self.start(200, kind, ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")))
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
-        """A piece of the answer. Raises ClientGoneError when the client does not take it."""
+        """A piece of the answer. Waits while the client takes nothing; `watched` ends that."""
         self.ended = not more
-        try:
-            async with asyncio.timeout(SLOW):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError as error:
-            raise ClientGoneError from error
+        self.writing = time.perf_counter()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self.writing = 0.0
 
     async def data(
         self, data: bytes, kind: bytes = JSON, status: int = 200, more: Iterable[tuple[bytes, bytes]] = ()
@@ -110,12 +110,16 @@ class Exchange:
         await self.data(compact(value), JSON, status, more)
 
     def watched(self) -> Watch:
-        """Within it, this task ends when the client goes away. The body must have been read."""
+        """Within it, this task ends when the client goes away, or takes nothing. The body must have been read."""
         return Watch(self)
 
 
 class Watch:
-    """Cancels the task inside it when the client closes its connection, and says so with ClientGoneError."""
+    """Cancels the task inside it when the client is gone, and says so with ClientGoneError.
+
+    Gone: it has closed its connection, or has taken nothing for `SLOW` seconds. A look now and then costs a stream less
+    than a time limit on each of its pieces.
+    """
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self._gone = exchange, False
@@ -123,18 +127,31 @@ class Watch:
     async def __aenter__(self) -> None:
         self._task = asyncio.current_task()
         self._watcher = asyncio.create_task(self._watch())
+        self._timer = asyncio.get_running_loop().call_later(SLOW / 4, self._look)
 
     async def _watch(self) -> None:
         while (await self._exchange.receive())["type"] != "http.disconnect":
             pass
-        self._gone = not self._exchange.ended  # the server says so after a whole answer, too
-        if self._gone and self._task:
+        if not self._exchange.ended:  # the server says so after a whole answer, too
+            self._end()
+
+    def _look(self) -> None:
+        since = self._exchange.writing
+        if since and time.perf_counter() - since > SLOW:
+            self._end()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(SLOW / 4, self._look)
+
+    def _end(self) -> None:
+        self._gone = True
+        if self._task:
             self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watcher.cancel()
+        self._timer.cancel()
         if self._gone and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientGoneError from error
 
