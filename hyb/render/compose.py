@@ -12,7 +12,7 @@ from typing import Any
 
 from hyb.render import kubernetes
 from hyb.render.quadlet import PATHS, SOCKETS, published, secrets
-from hyb.render.unit import HEALTHY, MODELS, SCRATCH, ServiceUnit, environment
+from hyb.render.unit import HEALTHY, HOME, MODELS, SCRATCH, ServiceUnit, environment
 
 SECRETS = "secrets"
 """The folder beside the document with one file a secret."""
@@ -21,7 +21,8 @@ SECRETS = "secrets"
 def document(unit: ServiceUnit) -> dict[str, Any]:
     """The whole file."""
     files = {name: {"file": f"./{SECRETS}/{name}"} for name, _ in secrets(unit)}
-    return {"name": unit.name, "services": {unit.name: dict(_service(unit))}, "secrets": files}
+    volumes = {"volumes": {"cache": {"name": unit.cache}}} if unit.cache else {}
+    return {"name": unit.name, "services": {unit.name: dict(_service(unit))}, **volumes, "secrets": files}
 
 
 def dump(unit: ServiceUnit) -> str:
@@ -71,5 +72,7 @@ def _service(unit: ServiceUnit) -> Iterator[tuple[str, Any]]:
 def _volumes(unit: ServiceUnit) -> Iterator[dict[str, Any]]:
     if unit.model_image:
         yield {"type": "image", "source": unit.model_image, "target": MODELS, "read_only": True}
+    if unit.cache:
+        yield {"type": "volume", "source": "cache", "target": HOME}
     if unit.unix_socket:
         yield {"type": "bind", "source": "./sockets", "target": SOCKETS}

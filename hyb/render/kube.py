@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from hyb.render import kubernetes
-from hyb.render.unit import CONTAINER_PORT, HEALTHY, MODELS, SCRATCH, Paths, ServiceUnit, environment
+from hyb.render.unit import CONTAINER_PORT, HEALTHY, HOME, MODELS, SCRATCH, Paths, ServiceUnit, environment
 
 FOLDER = "/etc/hyb"
 PATHS = Paths(
@@ -35,6 +35,10 @@ def documents(unit: ServiceUnit) -> list[kubernetes.Document]:
     claims = [{"name": n, "persistentVolumeClaim": {"claimName": c, "readOnly": True}} for n, c, _ in named]
     scratch = {"name": f"{unit.name}-tmp", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SCRATCH >> 20}Mi"}}
     mounts = [{"name": n, "mountPath": p, "readOnly": True} for n, _, p in named]
+    mounts.append({"name": scratch["name"], "mountPath": "/tmp"})
+    if unit.cache:
+        claims.append({"name": "cache", "persistentVolumeClaim": {"claimName": unit.cache}})
+        mounts.append({"name": "cache", "mountPath": HOME})
     return [
         {
             "apiVersion": "v1",
@@ -45,7 +49,7 @@ def documents(unit: ServiceUnit) -> list[kubernetes.Document]:
                 "terminationGracePeriodSeconds": 30,
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
-                "containers": [_container(unit, [*mounts, {"name": scratch["name"], "mountPath": "/tmp"}])],
+                "containers": [_container(unit, mounts)],
                 "volumes": [*claims, scratch],
             },
         }

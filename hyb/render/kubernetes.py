@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from hyb.render.unit import CONTAINER_PORT, GPU, MODELS, SCRATCH, Paths, ServiceUnit, environment
+from hyb.render.unit import CACHE, CONTAINER_PORT, GPU, HOME, MODELS, SCRATCH, Paths, ServiceUnit, environment
 
 FOLDER = "/run/secrets/hyb"
 KEY, KEYS = "api-key", "keys.json"
@@ -157,6 +157,8 @@ def volumes(unit: ServiceUnit) -> list[dict[str, Any]]:
     items = [{"name": n, "secret": {"secretName": s, "items": [{"key": k, "path": k}]}} for n, s, k in given]
     if unit.tls:
         items.append({"name": "tls", "secret": {"secretName": unit.tls_secret}})
+    if unit.gpus:
+        items.append({"name": "cache", "emptyDir": {"sizeLimit": f"{CACHE >> 30}Gi"}})
     return [*items, {"name": "tmp", "emptyDir": {"sizeLimit": f"{SCRATCH >> 20}Mi"}}]
 
 
@@ -179,6 +181,7 @@ def container(unit: ServiceUnit, name: str, paths: Paths, mounts: list[dict[str,
             {"name": KEY, "mountPath": FOLDER, "readOnly": True},
             *([{"name": "keys", "mountPath": f"{FOLDER}-keys", "readOnly": True}] if unit.keys else []),
             *([{"name": "tls", "mountPath": f"{FOLDER}-tls", "readOnly": True}] if unit.tls else []),
+            *([{"name": "cache", "mountPath": HOME}] if unit.gpus else []),
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from hyb.render.unit import CONTAINER_PORT, HEALTHY, MODELS, Paths, ServiceUnit, environment
+from hyb.render.unit import CONTAINER_PORT, HEALTHY, HOME, MODELS, Paths, ServiceUnit, environment
 
 FOLDER = "/etc/hyb"
 """Not below /run/secrets: with a read-only root, Podman puts a read-only folder there and fails to mount into it."""
@@ -75,6 +75,7 @@ def _container(unit: ServiceUnit, podman: str) -> Iterator[tuple[str, str]]:
     yield "NoNewPrivileges", "true"
     if unit.gpus:
         yield "AddDevice", unit.gpu_device
+        yield "Volume", f"{unit.cache}:{HOME}"
     for name, value in unit.labels.items():
         yield "Label", f"{name}={value}"
     yield from (_keys(unit) if podman == "5.0" else (("PodmanArgs", text) for text in _arguments(unit)))

@@ -13,6 +13,10 @@ MODELS = "/models"
 """Where the model is mounted; the server looks for a GGUF anywhere below it."""
 GPU = "nvidia.com/gpu"
 """The resource that Kubernetes counts, and the kind of the CDI devices, of NVIDIA's GPUs."""
+HOME = "/home/hyb"
+"""Home of the server's image, where a GPU's kernels are compiled to: a volume that outlives the container."""
+CACHE = 8 << 30
+"""Bytes that those may take."""
 SCRATCH = 64 << 20
 """Bytes that `/tmp` may hold, the one place that a server may write to."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -78,6 +82,11 @@ class ServiceUnit:
         return f"{self.name}-api-key"
 
     @property
+    def cache(self) -> str:
+        """Name of the volume with what a GPU's server compiles; "" when it compiles nothing."""
+        return f"{self.name}-cache" if self.gpus else ""
+
+    @property
     def keys_secret(self) -> str:
         """Name of the secret with the hashed keys."""
         return f"{self.name}-keys"
@@ -108,7 +117,7 @@ class Paths:
 def environment(unit: ServiceUnit, paths: Paths) -> dict[str, str]:
     """What the container's entry point is told."""
     given = {
-        "HOME": "/tmp",  # the root file system is read-only
+        "HOME": HOME if unit.gpus else "/tmp",  # the root file system is read-only
         "HYB_MODELS": f"{paths.models}/models" if unit.adapters and unit.model_image else paths.models,
         "HYB_NAME": unit.name,
         "HYB_HOST": "0.0.0.0",  # of the container; what the host publishes is the unit's matter

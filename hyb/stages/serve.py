@@ -27,6 +27,7 @@ BOTH = ("quadlet", "kubernetes")
 RUNTIME = "localhost/hyb-serve-cpu:latest"
 BYTES_A_TOKEN = 128 << 10  # of key-value cache: on the safe side for models of a few billion parameters
 FIXED = 512 << 20  # bytes: Python, the server, its buffers and its cache of prompts
+FIXED_GPU = 16 << 30  # bytes: CUDA's libraries, vLLM's buffers in host memory
 STEP = 256 << 20  # memory limits are whole multiples of this
 SLOW = 20_000_000  # bytes/s: a poor disk, for the time that loading may take
 PATIENCE = 60  # seconds beside that
@@ -293,7 +294,8 @@ def estimate(spec: Spec, size: int) -> int:
     """Bytes of memory for a model of `size` bytes, rounded up; what was written, when something was."""
     if spec.memory:
         return spec.memory << 20
-    return -(-(size + FIXED + spec.context * spec.parallel * BYTES_A_TOKEN) // STEP) * STEP
+    fixed = FIXED_GPU if spec.gpus else FIXED
+    return -(-(size + fixed + spec.context * spec.parallel * BYTES_A_TOKEN) // STEP) * STEP
 
 
 def _context(spec: Spec, model: Artifact) -> int:
