@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
+import termios
 import time
 from collections.abc import Sequence
 
@@ -24,6 +27,7 @@ class Terminal:
                 os._exit(127)
         self.text = ""
         self.status: int | None = None
+        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 
     def __enter__(self) -> Terminal:
         return self
@@ -42,8 +46,8 @@ class Terminal:
         """Read until the text that was not looked at yet has the pattern; give what stands up to its end."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self.text)):
-            assert time.monotonic() < end, f"no {pattern!r} in {self.text!r}"
-            assert self._read(), f"it ended without {pattern!r}: {self.text!r}"
+            assert time.monotonic() < end, f"no {pattern!r} in {self.text[-2000:]!r}"
+            assert self._read(), f"it ended without {pattern!r}: {self.text[-2000:]!r}"
         taken, self.text = self.text[: found.end()], self.text[found.end() :]
         return taken
 
@@ -51,7 +55,7 @@ class Terminal:
         """Read to the end; the exit status."""
         stop = time.monotonic() + seconds
         while self._read():
-            assert time.monotonic() < stop, f"it goes on: {self.text!r}"
+            assert time.monotonic() < stop, f"it goes on: {self.text[-2000:]!r}"
         self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status
 

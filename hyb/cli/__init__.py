@@ -40,6 +40,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "ask": ("serving", "Ask a served model one question"),
         "key": ("keys", "Make, list and revoke the API keys of a service"),
         "chat": ("chat", "Chat with a served model"),
+        "bench": ("bench", "Put load on a served model and measure it"),
+        "top": ("top", "Show what the served models do now"),
+        "logs": ("top", "Print what a service said"),
     },
     "This machine": {
         "doctor": ("machine", "Say what is installed, what is missing, and how to get it"),

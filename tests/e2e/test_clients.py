@@ -16,6 +16,7 @@ from hyb import serving
 from hyb.artifact import Artifact
 from hyb.errors import Exit
 from hyb.formats import modelpack
+from hyb.serving import Wanted
 from hyb.serving.service import Service
 from hyb.store import Store
 from tests.hyb import Hyb
@@ -44,7 +45,7 @@ def model(home: Hyb, smollm2_gguf: Path) -> Artifact:
 
 def served(home: Hyb, model: Artifact, name: str, port: int = 0) -> Service:
     return serving.start(
-        Store(home.store), model, name=name, environ=home.env, port=port, detach=True, context_size=2048, parallel=4
+        Store(home.store), model, Wanted(name=name, port=port, context=2048, parallel=4), environ=home.env, detach=True
     )
 
 
@@ -221,3 +222,74 @@ def test_a_server_that_goes_in_mid_answer_ends_the_answer_and_not_the_chat(home:
         terminal.type("\x04")
         assert terminal.end() == 0
     serving.stop("victim", home.env)
+
+
+# -- bench, top, logs ------------------------------------------------------------------------------------------------
+
+
+def test_bench_measures_real_answers_and_writes_figures_and_a_plot(home: Hyb, bot: Service, tmp_path: Path) -> None:
+    figures, plot = tmp_path / "bench.json", tmp_path / "bench.svg"
+    table = home.ok(
+        "bench", "bot", "--clients", "1,3", "--prompt", "48", "--answer", "12", "--requests", "2", "--out",
+        str(figures), "--plot", str(plot),
+    )  # fmt: skip
+    assert "OUT tok/s" in table and "the limit:" in table
+    value = json.loads(figures.read_text())
+    one, three = value["levels"]
+    assert [r["clients"] for r in (one, three)] == [1, 3]
+    assert [r["requests"] for r in (one, three)] == [2, 6]
+    for row in (one, three):
+        assert row["errors"] == 0
+        assert row["answer_tokens"] == 12, "`ignore_eos` is heeded"
+        assert abs(row["prompt_tokens"] - 48) <= 4
+        assert 0 < row["ttft_s"]["p50"] <= row["ttft_s"]["p99"]
+        assert row["inter_token_s"]["p50"] > 0
+        assert row["memory_bytes"] > 100_000_000, "the model is in it"
+        assert 0 < row["bandwidth_share"] < 1.5
+    assert value["weights_bytes"] > 90_000_000
+    assert plot.read_text().startswith("<svg")
+
+
+def test_bench_without_a_server_or_with_a_wrong_level_is_a_mistake(home: Hyb, bot: Service) -> None:
+    assert "connection refused" in home.fails(5, "bench", "http://127.0.0.1:1/v1", "--clients", "1")
+    assert "no list of numbers" in home.fails(2, "bench", "bot", "--clients", "1,x")
+    assert "at least 1" in home.fails(2, "bench", "bot", "--answer", "0")
+    assert home.json("bench", "bot", "--clients", "1,4", "--dry-run")["requests"] == 10
+
+
+def test_top_shows_what_runs_as_a_table_as_json_and_on_a_terminal(home: Hyb, bot: Service) -> None:
+    (row,) = home.json("top", "bot", "--interval", "0.2")
+    assert row["name"] == "bot"
+    assert row["memory_bytes"] > 100_000_000
+    assert "bot" in home.ok("top", "--interval", "0.2").splitlines()[1]
+    assert "`nope` is not being served" in home.fails(3, "top", "nope")
+    with Terminal([sys.executable, "-m", "hyb", "top", "--interval", "0.2"], {**home.env, "TERM": "xterm"}) as terminal:
+        assert "RST" in terminal.until("NAME.*STATE.*UP"), "it fits into 80 columns"
+        terminal.until("bot")
+        terminal.type("\x03")
+        assert terminal.end() in (0, Exit.INTERRUPTED)
+
+
+def test_logs_print_the_end_follow_what_comes_and_go_on_when_the_log_is_begun_anew(home: Hyb, bot: Service) -> None:
+    said = home.json("logs", "bot", "-n", "3")
+    assert len(said["lines"]) == 3
+    assert "there is no log of `nope`" in home.fails(3, "logs", "nope")
+    path = Path(said["path"]).with_name("ended.log")
+    path.write_text("first\nsecond\n")
+    following = home.start("logs", "ended", "-f", "-n", "1")
+    try:
+        assert following.stdout
+        assert following.stdout.readline() == "second\n"
+        with path.open("a") as log:
+            log.write("third\n")
+        assert following.stdout.readline() == "third\n"
+        path.write_text("anew\n")
+        assert following.stdout.readline() == "anew\n"
+        following.send_signal(signal.SIGINT)
+        _, err = following.communicate(timeout=20)
+        assert following.returncode == Exit.INTERRUPTED
+        assert "Traceback" not in err
+    finally:
+        following.kill()
+        following.wait()
+        path.unlink()
