@@ -101,7 +101,7 @@ def peer(path: str) -> None:
 
 def gateway(folder: str, path: str, sock: socket.socket) -> None:
     """The gateway's process: its real edge and listener."""
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     key = Path(folder, "own.key")
     key.write_text(KEY)
     job = GatewayJob("bot", "llama.cpp", path, folder, key_path=str(key), keys_path=str(Path(folder, "bot.keys.json")))

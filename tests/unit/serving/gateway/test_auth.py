@@ -60,7 +60,9 @@ def test_two_keys_are_never_the_same_and_a_label_is_taken_once(environ: dict[str
     assert first.id != second.id
 
 
-@pytest.mark.parametrize("arguments", [{"label": ""}, {"label": "x" * 65}, {"label": "a\nb"}, {"label": "a", "rpm": -1}])
+@pytest.mark.parametrize(
+    "arguments", [{"label": ""}, {"label": "x" * 65}, {"label": "a\nb"}, {"label": "a", "rpm": -1}]
+)
 def test_mistakes_make_no_key(environ: dict[str, str], arguments: dict[str, object]) -> None:
     with pytest.raises(HybError):
         keys.add(environ, "bot", **arguments)  # type: ignore[arg-type]
@@ -84,7 +86,9 @@ def test_the_services_own_key_and_a_hashed_one_are_known(known: Keys, environ: d
     assert known.who(b"bearer " + plain.encode()).label == "web"
 
 
-@pytest.mark.parametrize("given", [b"", b"Bearer", b"Bearer ", b"Basic abc", b"Bearer hyb_sk_wrong", b"Bearer \xff\xfe"])
+@pytest.mark.parametrize(
+    "given", [b"", b"Bearer", b"Bearer ", b"Basic abc", b"Bearer hyb_sk_wrong", b"Bearer \xff\xfe"]
+)
 def test_no_key_and_a_wrong_one_are_401(known: Keys, given: bytes) -> None:
     with pytest.raises(GatewayError) as caught:
         known.who(given)

@@ -102,7 +102,9 @@ def test_two_results_without_a_name_answer_the_calls_in_their_order() -> None:
 
 
 def test_an_image_travels_inside_the_request() -> None:
-    content = ollama.chat({"model": "b", "messages": [{**QUESTION[0], "images": ["QUJD"]}]}).body["messages"][0]["content"]
+    content = ollama.chat({"model": "b", "messages": [{**QUESTION[0], "images": ["QUJD"]}]}).body["messages"][0][
+        "content"
+    ]
     assert content[0] == {"type": "text", "text": "Hi"}
     assert content[1]["image_url"]["url"] == "data:image/jpeg;base64,QUJD"
 
@@ -142,11 +144,12 @@ def test_a_request_without_a_model_is_refused() -> None:
         ollama.chat({"messages": QUESTION})
 
 
-@pytest.mark.parametrize("body", [{"messages": "Hi"}, {"messages": [1]}, {"messages": QUESTION, "options": 1},
-                                  {"messages": QUESTION, "think": 3}, {"messages": QUESTION, "stream": "no"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "body", [{"messages": "Hi"}, {"messages": [1]}, {"options": 1}, {"think": 3}, {"stream": "no"}, {"model": 5}]
+)
 def test_a_body_of_the_wrong_kind_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(GatewayError):
-        ollama.chat({"model": "bot", **body})
+        ollama.chat({"model": "bot", "messages": QUESTION, **body})
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -196,10 +199,9 @@ def test_a_tool_call_in_pieces_becomes_one_with_an_object() -> None:
     from ollama import ChatResponse
 
     made = answer(chat())
-    pieces = [{"index": 0, "id": "x", "function": {"name": "rain", "arguments": ""}},
-              {"index": 0, "function": {"arguments": '{"city": '}}, {"index": 0, "function": {"arguments": '"Graz"}'}}]  # fmt: skip
+    pieces = [{"name": "rain", "arguments": ""}, {"arguments": '{"city": '}, {"arguments": '"Graz"}'}]
     for piece in pieces:
-        line, token = made.chunk(delta(tool_calls=[piece]), 1)
+        line, token = made.chunk(delta(tool_calls=[{"index": 0, "function": piece}]), 1)
         assert (line, token) == (None, True)
     call, last = made.last(2)
     found = ChatResponse(**call).message.tool_calls
@@ -212,7 +214,10 @@ def test_a_whole_answer_is_one_line() -> None:
     from ollama import ChatResponse, GenerateResponse
 
     message = {"role": "assistant", "content": "Paris", "reasoning_content": "France"}
-    whole = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    whole = {
+        "choices": [{"message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+    }
     said = ChatResponse(**answer(chat()).whole(whole, 1.0))
     assert (said.message.content, said.message.thinking, said.done_reason) == ("Paris", "France", "stop")
     asked = ollama.generate({"model": "bot", "prompt": "x"})

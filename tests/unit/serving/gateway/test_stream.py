@@ -71,7 +71,13 @@ def test_an_engine_that_writes_spaces_is_renamed_too() -> None:
 
 def test_the_counts_of_a_text_completion_stay_in_its_last_event() -> None:
     one, meter, _ = relay()
-    last = event({"choices": [{"text": "", "finish_reason": "length"}], **HEAD, "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
+    last = event(
+        {
+            "choices": [{"text": "", "finish_reason": "length"}],
+            **HEAD,
+            "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+        }
+    )
     out = one.push(event({"choices": [{"text": "x"}], **HEAD}) + last, 11.0)
     assert b"usage" in out
     assert (meter.events, meter.completion) == (1, 2)
