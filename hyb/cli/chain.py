@@ -192,7 +192,23 @@ def export(
 @command
 def pack(
     s: Session,
-    model: StoredArgument,
+    model: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A model in the store.", show_default=False)
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="NAME=ARTIFACT", help="Put it into the image as /adapters/NAME."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--shape", metavar="artifact|image|runnable", help="Default: image; with a base runnable."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="DIR", help="OCI layout of the image that runs the model.")
+    ] = None,
+    update: Annotated[
+        str | None, typer.Option("--update", metavar="IMAGE", help="Make the next image of this one instead.")
+    ] = None,
     require: Annotated[
         list[str] | None, typer.Option("--require", metavar="REPORT", help="Refuse if it failed.")
     ] = None,
@@ -201,12 +217,33 @@ def pack(
 ) -> None:
     """Make an OCI image of a model: the same inputs give the same bytes. The model itself is an OCI artifact already.
 
+    With --update only what the adapter is made of is written, in the store, and in Podman if that had the image.
+
     Example: hyb pack bot-gguf-q8-0 --require exam --to-podman
+
+    Example: hyb pack --update bot-image --adapter support=bot-lora
     """
-    chain = Chain(s)
-    chosen = chain.stored(model)
+    from hyb.cli.update import named
+    from hyb.cli.update import update as update_image
+    from hyb.errors import Exit, HybError
+
+    if (model is None) == (update is None) or (update and (shape or base)):
+        raise HybError("give a model to pack, or `--update IMAGE` alone", hint="see `hyb pack --help`", code=Exit.USAGE)
+    if update is not None:
+        update_image(s, update, adapter or [], require or [], name, to_podman)
+        return
+    chain, adapters = Chain(s), dict(map(named, adapter or []))
+    chosen = chain.stored(str(model))
+    if chosen in adapters:
+        raise HybError(f"the adapter's name `{chosen}` is taken by the model", hint="give it another name")
+    for own, text in adapters.items():
+        chain.given[own] = s.store.resolve(text)
+        chain.kinds[own] = s.store.artifact(chain.given[own]).kind
     image = name or f"{chosen}-image"
-    chain.add(image, stage="pack", model=chosen, require=[chain.stored(r) for r in require or []] or None)
+    chain.add(
+        image, stage="pack", model=chosen, adapters=list(adapters) or None, shape=shape,
+        base=path_text(base) if base else None, require=[chain.stored(r) for r in require or []] or None,
+    )  # fmt: skip
     artifact = chain.run()
     if to_podman and artifact:
         from hyb.engine_podman import deliver
@@ -223,7 +260,7 @@ class Chain:
         self.given: dict[str, str] = {}
         self.kinds: dict[str, str] = {}
 
-    def add(self, name: str, **fields: Any) -> Chain:
+    def add(self, name: str, /, **fields: Any) -> Chain:
         """A stage; fields that are None are left to the Spec."""
         self.raw[name] = {k: v for k, v in fields.items() if v is not None}
         return self

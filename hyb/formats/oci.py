@@ -14,17 +14,23 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 CREATED = "1970-01-01T00:00:00Z"
 """The time that every image bears: tools want one, and a real one would change the digest."""
 ARCHITECTURES = ("amd64", "arm64", "ppc64le", "s390x")
+KEY = "io.hyb.layer"
+"""Annotation of a layer that hyb made: see Layer."""
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its blob, the digest of its tar stream (the blob's own when it is not compressed), what it holds."""
+    """One layer: its blob, the digest of its tar stream (the blob's own when it is not compressed), what it holds.
+
+    `key`: the digest of its files' paths and contents, where hyb made it: by it a later pack finds the layer again.
+    """
 
     blob: Blob
     diff_id: str
     holds: str
     media_type: str = LAYER
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,11 @@ def image_manifest(config: Blob, layers: Sequence[Layer], annotations: Mapping[s
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": {"mediaType": CONFIG, "digest": config.digest, "size": config.size},
-        "layers": [{"mediaType": x.media_type, "digest": x.blob.digest, "size": x.blob.size} for x in layers],
+        "layers": [
+            {"mediaType": x.media_type, "digest": x.blob.digest, "size": x.blob.size}
+            | ({"annotations": {KEY: x.key}} if x.key else {})
+            for x in layers
+        ],
         "annotations": dict(annotations),
     }
 
@@ -79,6 +89,19 @@ def base_layers(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> tuple
         Layer(Blob(x["digest"], x["size"]), diff_id, "base", x["mediaType"])
         for x, diff_id in zip(manifest["layers"], diff_ids, strict=True)
     )
+
+
+def base_of(manifest: Mapping[str, Any], config: Mapping[str, Any], digest: str) -> Base | None:
+    """The base that a runnable image of hyb's was made on: what lies below its first own layer; None without one."""
+    own = [bool((x.get("annotations") or {}).get(KEY)) for x in manifest["layers"]]
+    below = own.index(True) if True in own else len(own)
+    if not below:
+        return None
+    layers = base_layers(manifest, config)[:below]
+    inner = dict(config.get("config") or {})
+    inner["Labels"] = {k: v for k, v in (inner.get("Labels") or {}).items() if not k.startswith("io.hyb.")}
+    history = list(config.get("history") or [])[: -(len(own) - below)]
+    return Base({**config, "config": inner, "history": history}, layers, digest)
 
 
 def choose(index: Mapping[str, Any], architecture: str) -> Mapping[str, Any] | None:

@@ -1,9 +1,9 @@
-"""pack: a model → an OCI image that Podman and Kubernetes mount, or, on a base image, run.
+"""pack: a model → an OCI image that Podman and Kubernetes mount, or, on a base image, run; or the model as it is.
 
-The model itself is an OCI artifact in the store already; this makes the image beside it. Each weight file is one
-uncompressed layer (weights hardly compress, and a layer that is there already is then never written again), all
-small files are one more on top: changing a chat template moves a few kilobytes. A layer goes through memory once:
-read, hashed and written in one pass, into the step's own folder, from where it is renamed into the store.
+The model itself is an OCI artifact in the store already (`shape: artifact`); this makes the image beside it. Each
+weight file is one uncompressed layer (weights hardly compress, and a layer that is there already is then never written
+again), all small files are one more on top, each adapter one more on top of these: an adapter that changes rewrites
+its own layer alone. A layer that any image of the store has is taken, not written (hyb.layers writes the others).
 
 Nothing in the image depends on the time or the machine, so the same model gives the same digest everywhere.
 """
@@ -11,18 +11,23 @@ Nothing in the image depends on the time or the machine, so the same model gives
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hyb import digest as dg
-from hyb import fs, layout
+from hyb import fs, layers, layout
 from hyb.artifact import KIND, META, NEEDS, Artifact, Blob, File, short
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack, oci, tar
@@ -31,7 +36,8 @@ from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan
 from hyb.store import Store
 
 SUMMARY = "a model as an OCI image that Podman and Kubernetes can mount or run"
-REVISION = 1
+REVISION = 2
+ADAPTERS = "adapters"  # a folder an adapter
 FOLDER = "models"  # where KServe, RamaLama and llama.cpp's images look
 BIG = 64 << 20  # bytes from which a file that is no weight has a layer of its own, too
 RATE = 400e6  # bytes/s for the plan: read, sha256 and write on a plain disk
@@ -44,12 +50,18 @@ class Spec(StageSpec):
     stage: Literal["pack"] = "pack"
     model: Annotated[str, Ref("model")]
     """The model to pack."""
+    adapters: Annotated[list[str], Ref("adapter")] = Field(default_factory=list)
+    """LoRA adapters to put beside it, each under its own name: as GGUF for a GGUF, as PEFT for safetensors."""
     require: Annotated[list[str], Ref("report")] = Field(default_factory=list)
-    """Exams that this model must have passed."""
+    """Exams that this model, or one of the adapters, must have passed."""
+    shape: Literal["artifact", "image", "runnable"] = "image"
+    """`artifact`: the model as it is in the store; `image`: to be mounted; `runnable`: on a base image, to be run."""
     name: str = ""
     """The image's name, `lab/bot`; default: the model's own name."""
     base: Annotated[str, Source("path")] = ""
-    """A folder with an OCI image layout to build on; default: nothing below the model."""
+    """Of a runnable image: a folder with the OCI image layout to build on."""
+    base_of: Annotated[str, Ref("image")] = ""
+    """Instead of `base`: a runnable image in the store, whose base is taken."""
     architecture: Literal["amd64", "arm64", "ppc64le", "s390x"] = "amd64"
     """Of the machines that will mount or run the image; never taken from this one, so that digests agree."""
 
@@ -62,16 +74,52 @@ class Spec(StageSpec):
             )
         return name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _on_a_base(cls, values: Any) -> Any:
+        """A base says by itself that the image runs."""
+        if isinstance(values, dict) and "shape" not in values and (values.get("base") or values.get("base_of")):
+            return {**values, "shape": "runnable"}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_the_shape(self) -> Self:
+        if (self.shape == "runnable") != bool(self.base or self.base_of):
+            raise ValueError("`shape: runnable` and `base` go together: the base is what runs the model")
+        if self.base and self.base_of:
+            raise ValueError("`base` and `base_of` exclude each other")
+        if self.shape == "artifact" and self.adapters:
+            raise ValueError("`shape: artifact` is one model; `adapters` need `shape: image` or `runnable`")
+        if len(set(self.adapters)) < len(self.adapters):
+            raise ValueError("`adapters` names one twice")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _stable(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Adapters lie in the image under the names that they have here, so these names are a part of the step."""
+        values: dict[str, Any] = serialize(self)
+        return {**values, "adapter_names": self.adapters} if self.adapters else values
+
+    def makes(self) -> str:
+        """The model itself, when that is the shape."""
+        return "model" if self.shape == "artifact" else ""
+
 
 def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
-    """What will be read and written."""
+    """What will be read and written, when no layer is in the store yet."""
     model = inputs.get(spec.model)
-    disk = sum(tar.length(_entries(files)) for files in grouped(model)) if model else None
-    reads = [f"model `{spec.model}`", *(f"gate `{name}`" for name in spec.require)]
-    if spec.base:
-        reads.append(f"base image `{spec.base}`")
+    given = {name: inputs.get(name) for name in spec.adapters}
+    groups = _groups(model, {n: a for n, a in given.items() if a}) if model else []
+    disk = sum(tar.length(_entries(g)) for g in groups) if model and all(given.values()) else None
+    reads = [f"model `{spec.model}`", *(f"adapter `{name}`" for name in spec.adapters)]
+    reads += [f"gate `{name}`" for name in spec.require]
+    if spec.base or spec.base_of:
+        reads.append(f"base image `{spec.base or spec.base_of}`")
+    if spec.shape == "artifact":
+        return StagePlan(makes=f"`{spec.model}` itself, an OCI artifact already", reads=tuple(reads), disk=0, seconds=0)
+    beside = f", {len(spec.adapters)} adapters at `/{ADAPTERS}`" if spec.adapters else ""
     return StagePlan(
-        makes=f"image `{image_name(spec, model)}`, linux/{spec.architecture}, the model at `/{FOLDER}`",
+        makes=f"image `{image_name(spec, model)}`, linux/{spec.architecture}, the model at `/{FOLDER}`{beside}",
         reads=tuple(reads),
         disk=disk,
         memory=64 << 20,
@@ -82,26 +130,30 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
 def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     """Write the image into the store.
 
-    Raises HybError (exit 4) when a required exam was failed or is of another model.
+    Raises HybError: exit 4 when a required exam was failed or is of something else, exit 3 for an adapter that does
+    not fit the model.
     """
     model, store = inputs[spec.model], context.store
-    check_gates({name: inputs[name] for name in spec.require}, spec.model, model, store)
+    adapters = {name: inputs[name] for name in spec.adapters}
+    check_adapters(adapters, spec.model, model, store)
+    check_gates({name: inputs[name] for name in spec.require}, spec.model, model, store, adapters.values())
+    if spec.shape == "artifact":
+        return model
     started = time.monotonic()
-    base = _add_base(context.path(spec.base), spec.architecture, context) if spec.base else None
-    layers = [*(base.layers if base else ()), *_write_layers(model, context)]
+    base = _base(spec, inputs, context)
+    stack = [*(base.layers if base else ()), *_write_layers(_groups(model, adapters), context)]
     name = image_name(spec, model)
+    said = labels(name, model, base, adapters)
     config = store.add_bytes(
-        dg.canonical_json(
-            oci.image_config(layers, architecture=spec.architecture, labels=labels(name, model, base), base=base)
-        )
+        dg.canonical_json(oci.image_config(stack, architecture=spec.architecture, labels=said, base=base))
     )
     annotations = {
         KIND: "image",
-        META: dg.canonical_json(meta(spec, name, model, base)).decode(),
-        NEEDS: model.digest,
+        META: dg.canonical_json(meta(spec, name, model, base, adapters)).decode(),
+        NEEDS: ",".join(sorted({model.digest, *(a.digest for a in adapters.values())})),
         "org.opencontainers.image.title": name,
     }
-    image = store.add_manifest(oci.image_manifest(config, layers, annotations))
+    image = store.add_manifest(oci.image_manifest(config, stack, annotations))
     context.record("seconds", round(time.monotonic() - started, 3))
     context.record("bytes", image.size)
     return image
@@ -113,11 +165,13 @@ def image_name(spec: Spec, model: Artifact | None) -> str:
     return spec.name or "-".join(re.findall(r"[a-z0-9]+(?:\.[a-z0-9]+)*", own.lower())) or spec.model.rpartition("/")[2]
 
 
-def meta(spec: Spec, name: str, model: Artifact, base: oci.Base | None) -> dict[str, Any]:
+def meta(
+    spec: Spec, name: str, model: Artifact, base: oci.Base | None, adapters: Mapping[str, Artifact]
+) -> dict[str, Any]:
     """What later stages read of an image without opening it."""
     return {
         "model": model.digest,
-        "shape": "image",
+        "shape": spec.shape,
         "name": name,
         "model_name": model.meta.get("name", ""),
         "format": model.meta.get("format", ""),
@@ -126,10 +180,11 @@ def meta(spec: Spec, name: str, model: Artifact, base: oci.Base | None) -> dict[
         "architecture": spec.architecture,
         "runnable": base is not None,
         "base": base.digest if base else "",
+        "adapters": [{"name": n, "digest": a.digest} for n, a in sorted(adapters.items())],
     }
 
 
-def labels(name: str, model: Artifact, base: oci.Base | None) -> dict[str, str]:
+def labels(name: str, model: Artifact, base: oci.Base | None, adapters: Mapping[str, Artifact]) -> dict[str, str]:
     """Where the image comes from, by digest. No path, host or time: they would move the digest."""
     facts = model.meta
     given = {
@@ -142,6 +197,7 @@ def labels(name: str, model: Artifact, base: oci.Base | None) -> dict[str, str]:
         "io.hyb.model.quantization": facts.get("quantization"),
         "io.hyb.base": facts.get("base"),
         "io.hyb.adapter": facts.get("adapter"),
+        "io.hyb.adapters": ",".join(f"{n}@{a.digest}" for n, a in sorted(adapters.items())),
     }
     return {k: str(v) for k, v in given.items() if v}
 
@@ -149,9 +205,19 @@ def labels(name: str, model: Artifact, base: oci.Base | None) -> dict[str, str]:
 # -- gates ---------------------------------------------------------------------------------------------------------
 
 
-def check_gates(reports: Mapping[str, Artifact], model_name: str, model: Artifact, store: Store) -> None:
-    """Raise HybError (exit 4) naming every exam that was failed, or that examined something else."""
+def check_gates(
+    reports: Mapping[str, Artifact],
+    model_name: str,
+    model: Artifact,
+    store: Store,
+    adapters: Iterable[Artifact] = (),
+) -> None:
+    """Raise HybError (exit 4) naming every exam that was failed, or that examined something else.
+
+    An exam of an adapter that is packed, or of the one that it was converted from, is one of this image.
+    """
     examined = lineage(model, store)
+    examined |= {d for a in adapters for d in (a.digest, str(a.meta.get("adapter", ""))) if d}
     details: list[str] = []
     no: list[str] = []
     for name, report in reports.items():
@@ -169,6 +235,25 @@ def check_gates(reports: Mapping[str, Artifact], model_name: str, model: Artifac
             code=Exit.CHECK,
             details=details,
         )
+
+
+def check_adapters(adapters: Mapping[str, Artifact], model_name: str, model: Artifact, store: Store) -> None:
+    """Raise HybError (exit 3) naming every adapter that was trained on another model, or is of another format."""
+    known, gguf = lineage(model, store), model.meta.get("format") == "gguf"
+    no = []
+    for name, adapter in adapters.items():
+        base = str(adapter.meta.get("base") or next(iter(adapter.needs), ""))
+        if not base or base not in known:
+            no.append(f"{name}: it was trained on `{short(base)}`, not on `{model_name}` or its original")
+        elif gguf and adapter.meta.get("format") != "gguf":
+            no.append(
+                f"{name}: the model is a GGUF, so make one of the adapter: `hyb export {name} --format lora-gguf`"
+            )
+        elif not gguf and adapter.meta.get("format") == "gguf":
+            no.append(f"{name}: it is a GGUF and the model is not; pack the adapter that it was made from")
+    if no:
+        hint = "pack each adapter with the model that it was trained on, as GGUF or as safetensors both"
+        raise HybError(f"`{model_name}` can't be packed with these adapters", hint=hint, details=no)
 
 
 def lineage(model: Artifact, store: Store) -> set[str]:
@@ -199,51 +284,76 @@ def grouped(model: Artifact) -> list[list[File]]:
     return [*([f] for f in big), *([small] if small else [])]
 
 
+def _groups(model: Artifact, adapters: Mapping[str, Artifact]) -> list[list[File]]:
+    """The files of each layer with their places in the image: the model's first, then an adapter a layer, by name."""
+    groups = [[File(f"{FOLDER}/{f.path}", f.blob) for f in files] for files in grouped(model)]
+    for name, adapter in sorted(adapters.items()):
+        files = [f for f in adapter.files if f.path.endswith(".gguf") or f.path.startswith("adapter_")]
+        groups.append([File(f"{ADAPTERS}/{name}/{f.path}", f.blob) for f in files])
+    return groups
+
+
 def _entries(files: Iterable[File], store: Store | None = None) -> list[tar.Entry]:
     def opener(file: File) -> Any:
         return functools.partial(store.blob_path(file.blob.digest).open if store else _closed, "rb")
 
-    return tar.with_folders(tar.Entry(f"{FOLDER}/{f.path}", f.blob.size, opener(f)) for f in files)
+    return tar.with_folders(tar.Entry(f.path, f.blob.size, opener(f)) for f in files)
 
 
 def _closed(_mode: str) -> Any:
     raise AssertionError("a plan reads no file")
 
 
-def _write_layers(model: Artifact, context: Context) -> Iterator[oci.Layer]:
-    """The model's layers, written where they are not yet. A layer that a killed run finished is not written again."""
+def _write_layers(groups: Sequence[Sequence[File]], context: Context) -> Iterator[oci.Layer]:
+    """The layers, written where the store has them not: neither in an image nor from a run that was killed."""
     store, notes = context.store, context.work / "layers.json"
     done: dict[str, Any] = json.loads(notes.read_bytes()) if notes.exists() else {}
-    groups = grouped(model)
-    total, before = float(sum(tar.length(_entries(g)) for g in groups)), 0
+    known = {**_known_layers(store), **{key: Blob(**blob) for key, blob in done.items()}}
+    total, before, written = float(sum(tar.length(_entries(g)) for g in groups)), 0, 0
     for files in groups:
-        key = dg.of_json([[f.path, f.blob.digest] for f in files])
-        blob = Blob(**done[key]) if key in done else None
+        key = dg.of_json([REVISION, [[f.path, f.blob.digest] for f in files]])
+        blob = known.get(key)
         if blob is None or not store.has_blob(blob):
             for f in files:
                 store.check(f.blob)
-            blob = _write_layer(_entries(files, store), before, total, context)
+            tell = functools.partial(_tell, context, before, total)
+            blob = layers.write(store, context.work, _entries(files, store), tell)
             done[key] = {"digest": blob.digest, "size": blob.size}
             fs.write_atomic(notes, dg.canonical_json(done))
+            written += blob.size
+        else:
+            store.check(blob)
         before += blob.size
-        holds = files[0].path if len(files) == 1 else f"{len(files)} small files"
-        yield oci.Layer(blob, blob.digest, f"/{FOLDER}/{holds}" if len(files) == 1 else holds)
+        holds = f"/{files[0].path}" if len(files) == 1 else f"{len(files)} small files"
+        yield oci.Layer(blob, blob.digest, holds, key=key)
+    context.record("written", written)
 
 
-def _write_layer(entries: Sequence[tar.Entry], before: int, total: float, context: Context) -> Blob:
-    """Read, hash and write in one pass.
+def _tell(context: Context, before: int, total: float, done: int) -> None:
+    context.say(Progress("pack", before + done, total, "B"))
 
-    One thread: a second one that hashes is faster only while the machine has nothing else to do, and dearer always.
-    """
-    path, hasher, size = context.work / "layer.partial", hashlib.sha256(), 0
-    with fs.explained(f"can't write a layer in `{context.work}`"):
-        with path.open("wb") as out:
-            for chunk in tar.chunks(entries):
-                out.write(chunk)
-                hasher.update(chunk)
-                size += len(chunk)
-                context.say(Progress("pack", before + size, total, "B"))
-        return context.store.add_file(path, how="move", trusted="sha256:" + hasher.hexdigest())
+
+def _known_layers(store: Store) -> dict[str, Blob]:
+    """The layers of all images in the store, by what they hold."""
+    found = (layer for a in store.artifacts() if a.kind == "image" for layer in a.manifest.get("layers", []))
+    notes = ((layer, (layer.get("annotations") or {}).get(oci.KEY)) for layer in found)
+    return {key: Blob(layer["digest"], layer["size"]) for layer, key in notes if key}
+
+
+def _base(spec: Spec, inputs: Inputs, context: Context) -> oci.Base | None:
+    """What lies below the model. Raises HybError."""
+    if spec.base:
+        return _add_base(context.path(spec.base), spec.architecture, context)
+    if not spec.base_of:
+        return None
+    image = inputs[spec.base_of]
+    config = json.loads(context.store.read(str(image.manifest["config"]["digest"])))
+    base = oci.base_of(image.manifest, config, str(image.meta.get("base", "")))
+    if base is None:
+        raise HybError(f"`{spec.base_of}` is made on no base image", hint="name a runnable image of hyb's, or a `base`")
+    if config.get("architecture") != spec.architecture:
+        raise HybError(f"`{spec.base_of}` is for {config.get('architecture')}, the recipe says {spec.architecture}")
+    return base
 
 
 def _add_base(folder: Path, architecture: str, context: Context) -> oci.Base:

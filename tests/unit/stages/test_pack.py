@@ -304,3 +304,132 @@ def test_what_is_no_image_layout_is_refused_in_words(store: Store, tmp_path: Pat
 def test_a_base_that_is_not_there_is_refused_in_words(store: Store, tmp_path: Path) -> None:
     with pytest.raises(HybError, match="no such file"):
         packed(store, a_model(store), base=str(tmp_path / "none"))
+
+
+# -- shapes and adapters -------------------------------------------------------------------------------------------
+
+BASE = "sha256:" + "b" * 64
+
+
+def a_gguf(store: Store, **meta: Any) -> Artifact:
+    return a_model(store, {"model.gguf": b"w" * 3000, "LICENSE": b"x"}, **{"format": "gguf", "base": BASE, **meta})
+
+
+def an_adapter(store: Store, data: bytes = b"lora", base: str = BASE, **meta: Any) -> Artifact:
+    files = [modelpack.file("adapter.gguf", store.add_bytes(data))]
+    return store.add_artifact("adapter", files, meta={"format": "gguf", "base": base, **meta})
+
+
+def with_adapters(store: Store, model: Artifact, adapters: dict[str, Artifact], **fields: Any) -> Artifact:
+    spec = pack.Spec.model_validate({"model": "m", "adapters": list(adapters), **fields})
+    context = Context(store, store.work(dg.of_json([list(adapters), [a.digest for a in adapters.values()]])))
+    return pack.run(spec, {"m": model, **adapters}, context)
+
+
+def test_an_adapter_is_a_layer_of_its_own_on_top_under_its_name(store: Store) -> None:
+    model, lora, other = a_gguf(store), an_adapter(store), an_adapter(store, b"other")
+    image = with_adapters(store, model, {"support": lora, "sales": other})
+    assert layer_names(store, image)[2:] == [
+        ["adapters", "adapters/sales", "adapters/sales/adapter.gguf"],
+        ["adapters", "adapters/support", "adapters/support/adapter.gguf"],
+    ]
+    assert image.meta["adapters"] == [
+        {"name": "sales", "digest": other.digest},
+        {"name": "support", "digest": lora.digest},
+    ]
+    assert set(image.needs) == {model.digest, lora.digest, other.digest}
+    assert with_adapters(store, model, {"sales": other, "support": lora}).digest == image.digest
+
+
+def test_a_changed_adapter_writes_its_own_layer_and_no_other(store: Store) -> None:
+    model = a_gguf(store)
+    first = with_adapters(store, model, {"support": an_adapter(store)})
+    before = {p.name: p.stat().st_ino for p in store.blobs.iterdir()}
+    facts: dict[str, Any] = {}
+    new = an_adapter(store, b"another")
+    spec = pack.Spec(model="m", adapters=["support"])
+    context = Context(store, store.work("sha256:1"), record=facts.__setitem__)
+    second = pack.run(spec, {"m": model, "support": new}, context)
+    assert [x["digest"] for x in first.manifest["layers"][:2]] == [x["digest"] for x in second.manifest["layers"][:2]]
+    assert facts["written"] == second.manifest["layers"][2]["size"]
+    assert before.items() <= {p.name: p.stat().st_ino for p in store.blobs.iterdir()}.items()
+
+
+def test_a_layer_that_is_taken_from_another_image_is_checked(store: Store) -> None:
+    model = a_gguf(store)
+    first = packed(store, model)
+    path = store.blob_path(first.manifest["layers"][0]["digest"])
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(data[:-1] + b"!")
+    with pytest.raises(HybError, match="is damaged"):
+        with_adapters(store, model, {"support": an_adapter(store)})
+
+
+def test_adapters_that_do_not_fit_are_refused_all_at_once(store: Store) -> None:
+    peft = store.add_artifact(
+        "adapter", [modelpack.file("adapter_model.safetensors", store.add_bytes(b"p"))], meta={"base": BASE}
+    )
+    wrong = {"far": an_adapter(store, base="sha256:" + "c" * 64), "peft": peft, "good": an_adapter(store)}
+    with pytest.raises(HybError, match="can't be packed") as caught:
+        with_adapters(store, a_gguf(store), wrong)
+    assert caught.value.code == Exit.INPUT
+    assert [line.partition(":")[0] for line in caught.value.details] == ["far", "peft"]
+    assert "--format lora-gguf" in caught.value.details[1]
+    merged = a_gguf(store, adapter="sha256:" + "d" * 64)
+    with pytest.raises(HybError, match="can't be packed"):  # it was trained on the base, and this is not the base
+        with_adapters(store, merged, {"good": an_adapter(store)})
+
+
+def test_an_exam_of_the_adapter_that_was_converted_counts_for_the_image(store: Store) -> None:
+    peft = store.add_artifact("adapter", [modelpack.file("adapter_model.safetensors", store.add_bytes(b"p"))])
+    model, lora = a_gguf(store), an_adapter(store, adapter=peft.digest)
+    spec = pack.Spec(model="m", adapters=["support"], require=["exam"])
+    given = {"m": model, "support": lora}
+    for passed in (True, False):
+        exam = a_report(store, peft, passed=passed, failed=["q → a"])
+        context = Context(store, store.work("sha256:2"))
+        if passed:
+            assert pack.run(spec, {**given, "exam": exam}, context).kind == "image"
+        else:
+            with pytest.raises(HybError, match="said no"):
+                pack.run(spec, {**given, "exam": exam}, context)
+
+
+def test_the_artifact_is_the_model_itself(store: Store) -> None:
+    model = a_gguf(store)
+    before = sorted(store.blobs.iterdir())
+    assert packed(store, model, shape="artifact").digest == model.digest
+    assert sorted(store.blobs.iterdir()) == before
+    spec = pack.Spec(model="m", shape="artifact")
+    assert (spec.makes(), pack.plan(spec, {"m": model}).disk) == ("model", 0)
+
+
+def test_a_runnable_image_gets_another_adapter_on_the_same_base(store: Store, tmp_path: Path) -> None:
+    folder, digest = a_base(tmp_path / "base")
+    model, lora = a_gguf(store), an_adapter(store)
+    first = packed(store, model, base=str(folder))
+    assert first.meta["shape"] == "runnable"
+    spec = pack.Spec(model="m", adapters=["support"], base_of="before")
+    context = Context(store, store.work("sha256:3"))
+    second = pack.run(spec, {"m": model, "support": lora, "before": first}, context)
+    assert second.digest == with_adapters(store, model, {"support": lora}, base=str(folder)).digest
+    assert second.meta["base"] == digest
+    with pytest.raises(HybError, match="made on no base"):
+        pack.run(spec, {"m": model, "support": lora, "before": packed(store, model)}, context)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"shape": "runnable"}, "go together"),
+        ({"shape": "image", "base": "x"}, "go together"),
+        ({"base": "x", "base_of": "y"}, "exclude each other"),
+        ({"shape": "artifact", "adapters": ["a"]}, "is one model"),
+        ({"adapters": ["a", "a"]}, "names one twice"),
+        ({"shape": "tar"}, "Input should be"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        pack.Spec.model_validate({"model": "m", **fields})
