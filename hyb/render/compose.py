@@ -71,7 +71,8 @@ def _service(unit: ServiceUnit) -> Iterator[tuple[str, Any]]:
 
 def _volumes(unit: ServiceUnit) -> Iterator[dict[str, Any]]:
     if unit.model_image:
-        yield {"type": "image", "source": unit.model_image, "target": MODELS, "read_only": True}
+        # Read-only as it is; said aloud it becomes an option that Podman 4.3 refuses for an image.
+        yield {"type": "image", "source": unit.model_image, "target": MODELS}
     if unit.cache:
         yield {"type": "volume", "source": "cache", "target": HOME}
     if unit.unix_socket:

@@ -5,6 +5,7 @@ Where Podman differs, the document takes the way that every version goes:
   from 5.3 on only, while a named volume can be an image since 4.3. The model's volume bears the image's digest in its
   name: a new image is a new volume.
 - A Secret's value would reach the container as base64 in 4.3 and as itself later, and without `optional` 4.3 crashes.
+- An annotation of more than 63 letters, as a digest is, makes 4.3 refuse the Pod: digests are in the environment.
 - A probe is a command: Podman turns `httpGet` into a call of curl, which the image doesn't have.
 Source: podman-kube-play(1); tried with Podman 4.3.1.
 """
@@ -28,9 +29,7 @@ PIDS = "io.podman.annotations.pids-limit"
 
 def documents(unit: ServiceUnit) -> list[kubernetes.Document]:
     """One Pod."""
-    notes = {"io.hyb.model": unit.model_digest, f"{PIDS}/model": str(unit.pids)}
-    if unit.model_image:
-        notes["io.hyb.model-image"] = unit.model_image
+    notes = {f"{PIDS}/model": str(unit.pids)}
     named = [*([("model", model_volume(unit), MODELS)] if unit.model_image else []), *_secrets(unit)]
     claims = [{"name": n, "persistentVolumeClaim": {"claimName": c, "readOnly": True}} for n, c, _ in named]
     scratch = {"name": f"{unit.name}-tmp", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SCRATCH >> 20}Mi"}}
@@ -71,6 +70,12 @@ def _secrets(unit: ServiceUnit) -> list[tuple[str, str, str]]:
     return given
 
 
+def _digests(unit: ServiceUnit) -> dict[str, str]:
+    """Where the model comes from."""
+    given = {"HYB_DIGEST": unit.model_digest}
+    return {**given, "HYB_MODEL_IMAGE": unit.model_image} if unit.model_image else given
+
+
 def _container(unit: ServiceUnit, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     port = {"containerPort": CONTAINER_PORT, "hostPort": unit.port, "hostIP": unit.host, "protocol": "TCP"}
     amounts = {"memory": str(unit.memory)} | ({unit.gpu_device: "1"} if unit.gpus else {})
@@ -80,7 +85,7 @@ def _container(unit: ServiceUnit, mounts: list[dict[str, Any]]) -> dict[str, Any
         "image": unit.runtime_image,
         "imagePullPolicy": "Never",  # nothing is fetched at a start
         "ports": [port],
-        "env": [{"name": k, "value": v} for k, v in environment(unit, PATHS).items()],
+        "env": [{"name": k, "value": v} for k, v in {**environment(unit, PATHS), **_digests(unit)}.items()],
         "resources": {"limits": amounts},
         "securityContext": dict(kubernetes.LOCKED),
         "livenessProbe": {**probe, "periodSeconds": 30, "timeoutSeconds": 5, "failureThreshold": 3},
