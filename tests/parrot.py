@@ -115,7 +115,7 @@ class Parrot:
             return chunk_end(handler)
         if self.thought:
             part(reasoning_content=self.thought)
-        said = question.partition("say:")[2] or question
+        said = (question.partition("say:")[2] or question).replace("\u2060", "")
         words = said.split(" ")
         for i, word in enumerate(words):
             part(content=word + (" " if i < len(words) - 1 else ""))

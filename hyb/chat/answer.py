@@ -72,7 +72,7 @@ class Answers:
             counted.outcome = "ok"
         except ChatError as error:
             counted.outcome = error.code
-            yield sse.event({"type": "error", **error.body()["error"]})
+            yield sse.event({**error.body()["error"], "type": "error"})
         finally:
             self._count(counted, client, "page", asked)
 

@@ -12,7 +12,7 @@ from hyb.chat.settings import Settings
 Message = dict[str, Any]
 
 CONTROL = re.compile(
-    r"<(?=\|[\w./ -]{1,40}\|>|｜[^<>\n]{1,40}｜>|/?s>|/?think>|<SYS>>|</SYS>>|/?(?:start|end)_of_turn>|[be]os>|pad>)"
+    r"<(?=\|[\w./-]{1,40}\|>|｜[^<>\n]{1,40}｜>|/?s>|/?think>|<SYS>>|</SYS>>|/?(?:start|end)_of_turn>|[be]os>|pad>)"
     r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\])"
 )
 """Where a known chat template's own marks begin: an engine may read them as such, wherever they stand."""

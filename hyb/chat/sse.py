@@ -43,13 +43,17 @@ class Thoughts:
     def __init__(self) -> None:
         self.kind = "text"
         self.held = ""  # may be the beginning of a mark
-        self.started = False
-        self.done = False
+        self.started = self.done = False
+        self.fresh = False  # white space at the beginning of a thought, and behind it, is not worth a line
 
     def feed(self, text: str) -> Iterator[tuple[str, str]]:
         """The parts that are sure by now."""
+        if self.fresh:
+            text = text.lstrip()
+            self.fresh = not text
         if self.done:
-            yield "text", text
+            if text:
+                yield "text", text
             return
         self.held += text
         if not self.started:
@@ -58,7 +62,8 @@ class Thoughts:
                 return
             self.started = True
             if stripped.startswith("<think>"):
-                self.kind, self.held = "thought", stripped[7:].lstrip("\n")
+                self.kind, self.held = "thought", stripped[7:].lstrip()
+                self.fresh = not self.held
         before, mark, after = self.held.partition("</think>")
         if mark:
             if self.kind == "text":
@@ -67,7 +72,8 @@ class Thoughts:
             elif before:
                 yield "thought", before
             self.done, self.kind, self.held = True, "text", ""
-            if after.lstrip():
+            self.fresh = not after.strip()
+            if not self.fresh:
                 yield "text", after.lstrip()
             return
         keep = next((n for n in range(min(7, len(before)), 0, -1) if "</think>".startswith(before[-n:])), 0)

@@ -61,12 +61,16 @@ class Stream(Response):
                 raise error
 
     async def _made(self) -> None:
+        cancelled = False
         try:
             async with contextlib.aclosing(self.make()) as pieces:
                 async for piece in pieces:
                     await self.pipe.put(piece)
+        except asyncio.CancelledError:
+            cancelled = True  # nobody reads any more: a full pipe would hold this up for ever
+            raise
         finally:
-            with contextlib.suppress(asyncio.CancelledError):
+            if not cancelled:
                 await self.pipe.put(END)
 
     async def _send(self, send: Send) -> None:

@@ -178,7 +178,7 @@ def test_an_answer_that_breaks_off_keeps_what_came(bird: Parrot, tmp_path: Path)
         bird.mode = "cut"
         events = list(app.ask("say:one two three four five"))
         assert text_of(events) == "one two three "
-        assert events[-1]["code"] == "cut"
+        assert (events[-1]["type"], events[-1]["code"]) == ("error", "cut")
         bird.mode = "nonsense"
         assert list(app.ask("say:x"))[-1]["code"] == "cut"
 

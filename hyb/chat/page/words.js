@@ -65,7 +65,7 @@ const pt = {
   },
 };
 
-const all = { en, pt };
+export const all = { en, pt };
 let now = "en";
 
 export const language = () => now;
