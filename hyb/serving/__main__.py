@@ -1,26 +1,30 @@
 """The entry point of a container: `python -m hyb.serving` finds the model under /models and serves it on port 8000.
 
-As process 1 it does what an init must: it passes SIGTERM on (process 1 ignores it unless it asks for it) and reaps.
-Nothing is served without an API key, which is read from a file (a mounted secret), never from an argument.
+It starts the very gateway that `hyb serve` starts on a host. As process 1 it does what an init must: it passes SIGTERM
+on (process 1 ignores it unless it asks for it) and reaps. Nothing is served without an API key, which is read from a
+file (a mounted secret), never from an argument. `--engine-only` is the bare engine on a Unix socket (see `bare`).
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
-import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 from hyb import engine as programs
-from hyb.serving import child, client
-from hyb.serving.choice import LLAMA, MODULE, TRANSFORMERS
+from hyb.errors import HybError
+from hyb.serving import bare, child, client, port
+from hyb.serving.choice import LLAMA, PARALLEL, TRANSFORMERS
+from hyb.serving.gateway.adapters import checked, shares
+from hyb.serving.gateway.types import AdapterSpec, GatewayJob
 
-MAGIC = b"GGUF"
-GRACE = 10  # seconds from SIGTERM to SIGKILL
+MODULE = "hyb.serving.gateway"
+GRACE = 7.0  # seconds that running requests have after SIGTERM; an orchestrator gives ten or more in all
 
 
 def options(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
@@ -31,103 +35,110 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespa
         parser.add_argument(option, type=kind, default=environ.get(variable, default), help=f"{text} (${variable})")
 
     add("--models", "HYB_MODELS", "/models", Path, "folder with the model")
+    add("--adapters", "HYB_ADAPTERS", "/adapters", str, "folder with one subfolder an adapter; need not be there")
     add("--name", "HYB_NAME", "model", str, "the model's id in the API")
     add("--host", "HYB_HOST", "0.0.0.0", str, "address to listen on")
-    add("--port", "HYB_PORT", "8000", int, "port to listen on")
-    add(
-        "--unix-socket",
-        "HYB_UNIX_SOCKET",
-        "",
-        str,
-        "listen on this socket (a path ending in .sock) instead; llama.cpp only",
-    )
+    add("--port", "HYB_PORT", "8000", int, "port to listen on; -1 for none")
+    add("--unix-socket", "HYB_UNIX_SOCKET", "", str, "listen on this socket, too")
     add("--key-file", "HYB_KEY_FILE", "/run/secrets/api-key", Path, "file with the API key")
+    add("--keys-file", "HYB_KEYS_FILE", "", str, "file with hashed keys, as `hyb key` makes it")
     add("--context", "HYB_CONTEXT", "4096", int, "tokens a request")
-    add("--parallel", "HYB_PARALLEL", "4", int, "requests at once; llama.cpp only")
+    add("--parallel", "HYB_PARALLEL", "0", int, "requests at once; 0: the engine's default")
+    add("--canary", "HYB_CANARY", "", str, "shares of adapters, `support=10,other=5`")
+    add("--tls-cert", "HYB_TLS_CERT", "", str, "certificate chain (PEM)")
+    add("--tls-key", "HYB_TLS_KEY", "", str, "its key (PEM)")
+    parser.add_argument("--engine-only", action="store_true", help="the bare engine on its socket: no gateway, no key")
     parser.add_argument("--healthy", action="store_true", help="ask the server that runs: status 0 when it is ready")
     return parser.parse_args(argv)
 
 
-def find(folder: Path) -> tuple[str, Path]:
-    """(engine, what to give it) for the model somewhere below a folder. Raises UnableError.
-
-    A file is a GGUF by its first bytes: where an OCI artifact is mounted, files are called by their digest.
-    """
-    if not folder.is_dir():
-        raise child.UnableError(f"`{folder}` is no folder: mount the model there")
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    gguf = [p for p in files if _starts_with(p, MAGIC)]
-    configs = [p.parent for p in files if p.name == "config.json" and any(p.parent.glob("*.safetensors"))]
-    if len(gguf) + len(configs) != 1:
-        raise child.UnableError(f"`{folder}` holds {len(gguf) + len(configs)} models; one can be served")
-    return (LLAMA, gguf[0].resolve()) if gguf else (TRANSFORMERS, configs[0].resolve())
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(magic)) == magic
-
-
-def job(given: argparse.Namespace, engine: str, model: Path, ready: Path) -> child.Job:
-    """The engine's job."""
-    return child.Job(
-        model=str(model),
+def job(given: argparse.Namespace, run: Path) -> GatewayJob:
+    """The gateway's job. Raises UnableError, HybError."""
+    child.read_key(given.key_file)
+    engine, model = bare.find(given.models)
+    share = shares([text for text in given.canary.split(",") if text])
+    found = bare.adapters(Path(given.adapters) if given.adapters else None)
+    if unknown := sorted(share.keys() - {a.name for a in found}):
+        raise child.UnableError(f"there is no adapter `{unknown[0]}` to have a share of the requests")
+    return GatewayJob(
         name=given.name,
-        host=given.unix_socket or given.host,
-        port=0 if given.unix_socket else given.port,
+        engine=engine,
+        model=str(model),
+        run=str(run),
+        host=given.host,
+        port=given.port,
+        unix_socket=given.unix_socket,
+        admin_socket=str(run / "admin.sock"),
+        tls_cert=given.tls_cert,
+        tls_key=given.tls_key,
         key_path=str(given.key_file.absolute()),
-        ready_path=str(ready),
+        keys_path=given.keys_file,
+        ready_path=str(run / "ready.json"),
+        adapters=checked([AdapterSpec(a.name, a.path, weight=share.get(a.name, 0)) for a in found]),
         context=given.context,
-        parallel=given.parallel if engine == LLAMA else 1,
+        parallel=1 if engine == TRANSFORMERS else given.parallel or PARALLEL.get(engine, PARALLEL[LLAMA]),
+        grace=GRACE,
     )
 
 
 def run(given: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises UnableError."""
-    child.read_key(given.key_file)
-    engine, model = find(given.models)
-    if given.unix_socket and (engine != LLAMA or not given.unix_socket.endswith(".sock")):
-        raise child.UnableError("a unix socket needs a GGUF and a path that ends in `.sock`")
+    """Serve until SIGTERM or SIGINT; the exit status. Raises UnableError, HybError."""
     with tempfile.TemporaryDirectory(prefix="hyb-") as folder:
         path = Path(folder, "job.json")
-        job(given, engine, model, Path(folder, "ready.json")).write(path)
-        pid = programs.spawn(programs.python(MODULE[engine], str(path)))
-        return _mind(pid)
+        job(given, Path(folder)).write(path)
+        return bare.mind(programs.spawn(programs.python(MODULE, str(path))))
 
 
-def _mind(pid: int) -> int:
-    """Pass signals on, reap, end with the engine's status."""
-    told: list[int] = []
+def engine_only(given: argparse.Namespace) -> bare.Bare:
+    """What the bare engine is given. Raises UnableError."""
+    if not given.unix_socket:
+        raise child.UnableError("`--engine-only` needs `--unix-socket` ($HYB_UNIX_SOCKET): there is no key on a port")
+    return bare.Bare(
+        given.models,
+        given.name,
+        given.unix_socket,
+        Path(given.adapters) if given.adapters else None,
+        given.context,
+        given.parallel or PARALLEL[LLAMA],
+        leash=os.environ.get("HYB_LEASH") == "1",
+    )
 
-    def end(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGALRM:
-            os.kill(pid, signal.SIGKILL)  # ours and not reaped yet, so the pid is its own
-        elif not told:
-            told.append(number)
-            os.kill(pid, signal.SIGTERM)
-            signal.alarm(GRACE)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-        signal.signal(number, end)
-    while True:
-        found, status = os.wait()
-        if found == pid:
-            break
-    signal.alarm(0)
-    if told:
-        return 0
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+def healthy(given: argparse.Namespace) -> bool:
+    """True when the server that runs here is ready: the model answers."""
+    try:
+        if given.unix_socket and given.port < 0:
+            return client.over_socket(given.unix_socket, "GET", "/ready")[0] == http.client.OK
+        host = given.host if port.is_loopback(given.host) else "127.0.0.1"
+        if not given.tls_cert:
+            return client.request("GET", f"http://{host}:{given.port}", "ready", "", None, 5)[0] == http.client.OK
+        return _ready_by_tls(host, given.port)
+    except HybError:
+        return False
+
+
+def _ready_by_tls(host: str, number: int) -> bool:
+    """The certificate is for the name that clients use; on loopback it proves nothing."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection(host, number, timeout=5, context=context)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def main() -> int:
     """See the module's docstring."""
     given = options(sys.argv[1:], os.environ)
     if given.healthy:
-        return 0 if client.health("127.0.0.1", given.port) == 200 else 1
+        return 0 if healthy(given) else 1
     try:
-        return run(given)
-    except child.UnableError as error:
+        return bare.run(engine_only(given)) if given.engine_only else run(given)
+    except (child.UnableError, HybError) as error:
         return child.give_up(error)
 
 

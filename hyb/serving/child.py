@@ -1,7 +1,8 @@
-"""What every engine's process does: read its job, end with whoever holds its leash, announce its port.
+"""What every engine's process does: read its job, end with whoever holds its leash, listen on its Unix socket.
 
-A job is a JSON file, so that nothing of it shows in the list of processes. The API key is not in it: the job names
-the key's file. Only the standard library is imported here.
+An engine has no TCP port and no API key: its socket lies in a folder that only its owner (or its container) can enter,
+and the gateway is the only client. A job is a JSON file, so that nothing of it shows in the list of processes.
+Only the standard library is imported here.
 """
 
 from __future__ import annotations
@@ -16,28 +17,36 @@ from pathlib import Path
 from hyb import fs
 from hyb.errors import HybError
 
+SOCKET_PATH = 107
+"""Bytes of a Unix socket's path (unix(7))."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter beside the base: its name in the API, its file (GGUF) or folder (PEFT)."""
+
+    name: str
+    path: str
+
 
 @dataclass(frozen=True)
 class Job:
     """What an engine is to do. Paths are absolute, for an engine's working directory is `/`."""
 
     model: str
-    """A GGUF file (llama.cpp), or a folder with safetensors (transformers)."""
+    """A GGUF file (llama.cpp), or a folder with safetensors (transformers, vLLM)."""
     name: str
     """The model's id in the API."""
-    host: str
-    port: int
-    """0: one that is free."""
-    key_path: str
-    """A file with the API key that every request but `/health` must bear."""
-    ready_path: str
-    """Written when the port answers: {"port": …}."""
+    socket: str
+    """The Unix socket to listen on; ends in `.sock`."""
     context: int = 4096
     """Tokens of prompt and answer together, a request."""
     parallel: int = 1
     """Requests answered at the same time."""
     adapter: str = ""
-    """A PEFT adapter folder to put on the model; "" for none. transformers only."""
+    """A PEFT adapter folder that is part of the base; "" for none. transformers and vLLM only."""
+    adapters: tuple[Adapter, ...] = ()
+    """Those that a request may ask for, in the order in which llama.cpp numbers them."""
     leash: bool = False
     """Stdin is a pipe: end when it closes."""
 
@@ -50,13 +59,23 @@ class UnableError(Exception):
     """The engine can't serve this: its text is the last line of the log."""
 
 
-def main(argv: list[str]) -> tuple[Job, str]:
-    """The job named on the command line and its API key, with the leash tied. Raises UnableError."""
-    job = Job(**json.loads(Path(argv[1]).read_bytes()))
+def main(argv: list[str]) -> Job:
+    """The job named on the command line, with the leash tied. Raises UnableError."""
+    fields = json.loads(Path(argv[1]).read_bytes())
+    fields["adapters"] = tuple(Adapter(**a) for a in fields.get("adapters", ()))
+    job = Job(**fields)
     os.chdir("/")
     if job.leash:
-        threading.Thread(target=_die_with_holder, daemon=True).start()
-    return job, read_key(Path(job.key_path))
+        tie()
+    if not job.socket.endswith(".sock") or len(os.fsencode(job.socket)) > SOCKET_PATH:
+        raise UnableError(f"`{job.socket}` can't be a socket: at most {SOCKET_PATH} bytes that end in `.sock`")
+    Path(job.socket).unlink(missing_ok=True)  # what a killed engine left
+    return job
+
+
+def tie() -> None:
+    """Tie the leash: this process ends when its stdin closes, which happens when the holder dies, however it dies."""
+    threading.Thread(target=_die_with_holder, daemon=True).start()
 
 
 def read_key(path: Path) -> str:
@@ -70,16 +89,17 @@ def read_key(path: Path) -> str:
     return key
 
 
-def announce(job: Job, port: int) -> None:
-    """Say that `port` answers."""
-    fs.write_atomic(Path(job.ready_path), json.dumps({"port": port}).encode(), mode=0o600)
-
-
 def give_up(error: Exception) -> int:
     """Put a mistake in one line into the log; the process's exit status."""
     message = error.message if isinstance(error, HybError) else str(error)
-    sys.stderr.write(f"hyb: {message}\n")
+    say(message)
     return 1
+
+
+def say(line: str) -> None:
+    """One line into the log."""
+    sys.stderr.write(f"hyb: {line}\n")
+    sys.stderr.flush()
 
 
 def _die_with_holder() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hyb.artifact import Artifact, short
@@ -12,10 +12,12 @@ LLAMA, TRANSFORMERS, VLLM = "llama.cpp", "transformers", "vllm"
 ENGINES = (LLAMA, TRANSFORMERS, VLLM)
 NEEDS: dict[str, tuple[str, ...]] = {
     LLAMA: ("xllamacpp",),
-    TRANSFORMERS: ("torch", "transformers", "starlette", "uvicorn"),
+    TRANSFORMERS: ("torch", "transformers"),
     VLLM: (),  # it lives in an environment of its own
 }
 """Engine → Python modules that it can't do without."""
+GATEWAY = ("starlette", "uvicorn", "httptools")
+"""Python modules that the gateway needs, whatever the engine."""
 EXTRA = {LLAMA: "serve", TRANSFORMERS: "tune,serve", VLLM: "serve"}
 MODULE = {LLAMA: "hyb.serving.llama", TRANSFORMERS: "hyb.serving.hf", VLLM: "hyb.serving.vllm"}
 CONTEXT = 4096
@@ -34,19 +36,21 @@ class Choice:
     context: int
     """Tokens a request."""
     parallel: int
+    adapters: tuple[tuple[str, Artifact], ...] = ()
+    """(name, adapter) of those that requests may name."""
 
 
 def choose(
     artifact: Artifact, lookup: Callable[[str], Artifact], *, engine: str = "auto", context: int = 0, parallel: int = 0,
-    vllm: bool = False,
+    vllm: bool = False, adapters: Iterable[tuple[str, Artifact]] = (),
 ) -> Choice:  # fmt: skip
     """The engine for `artifact`: a model, an adapter, or an image or service made from a model.
 
     `lookup` gives the artifact of a digest. `context` and `parallel` 0 mean the defaults. `vllm`: this machine has a
-    CUDA GPU and a vLLM.
+    CUDA GPU and a vLLM. `adapters`: (name, adapter) of those to serve beside the model; an image brings its own, too.
     Raises HybError for an artifact that can't be served, or not by the engine that was asked for.
     """
-    given = artifact
+    given, beside = artifact, [*_packed(artifact, lookup), *adapters]
     while artifact.kind in ("image", "service") and artifact.needs:
         artifact = lookup(str(artifact.meta.get("model") or artifact.needs[0]))
     adapter = artifact if artifact.kind == "adapter" else None
@@ -70,7 +74,68 @@ def choose(
             "the transformers engine answers one request at a time, in the order they came",
             hint="leave `parallel` out, or `hyb export … --format gguf` for the llama.cpp engine",
         )
-    return Choice(engine, why, model, adapter, _context(model, context), parallel or PARALLEL[engine])
+    _check_beside(model, adapter, beside, lookup)
+    tokens = _context(model, context)
+    return Choice(engine, why, model, adapter, tokens, parallel or PARALLEL[engine], tuple(beside))
+
+
+def _packed(artifact: Artifact, lookup: Callable[[str], Artifact]) -> list[tuple[str, Artifact]]:
+    """The adapters that an image has on top of its model."""
+    while artifact.kind == "service" and artifact.needs:
+        artifact = lookup(artifact.needs[0])
+    return [(str(a["name"]), lookup(str(a["digest"]))) for a in artifact.meta.get("adapters") or ()]
+
+
+def _check_beside(
+    model: Artifact, part: Artifact | None, beside: list[tuple[str, Artifact]], lookup: Callable[[str], Artifact]
+) -> None:
+    """Raise HybError with all that is wrong with adapters that are to be served beside a model."""
+    if part and beside:
+        raise HybError(
+            f"`{short(part.digest)}` is an adapter; it can't have others beside it",
+            hint="serve the base model, with `--adapter` for each",
+        )
+    wrong = [text for name, adapter in beside if (text := misfit(model, name, adapter, lookup))]
+    names = [name for name, _ in beside]
+    wrong += [f"two adapters are called `{name}`" for name in sorted(set(names)) if names.count(name) > 1]
+    if wrong:
+        raise HybError(wrong[0], details=wrong if len(wrong) > 1 else (), hint=_remedy(model))
+
+
+def misfit(model: Artifact, name: str, adapter: Artifact, lookup: Callable[[str], Artifact]) -> str:
+    """Why an adapter can't be put on a model; "" when it can.
+
+    Its base must be the model, or what the model was converted from; a model that an adapter was merged into is
+    another base.
+    """
+    if adapter.kind != "adapter":
+        return f"`{name}` is a {adapter.kind}, no adapter"
+    form = "gguf" if adapter.meta.get("format") == "gguf" else "safetensors"
+    if form != model.meta.get("format", "safetensors"):
+        return f"adapter `{name}` is {form}, and the model {model.meta.get('format')}"
+    base = str(adapter.meta.get("base") or (adapter.needs[0] if adapter.needs else ""))
+    if base in origins(model, lookup):
+        return ""
+    of = f"`{short(base)}`" if base else "no base that is known"
+    return f"adapter `{name}` was made for {of}, another base than this model `{short(model.digest)}`"
+
+
+def origins(model: Artifact, lookup: Callable[[str], Artifact]) -> set[str]:
+    """Digests of the model, and of those that it was converted from."""
+    found = {model.digest}
+    while (base := model.meta.get("base")) and not model.meta.get("adapter") and base not in found:
+        found.add(str(base))
+        try:
+            model = lookup(str(base))
+        except HybError:  # not in this store; its digest is enough
+            break
+    return found
+
+
+def _remedy(model: Artifact) -> str:
+    if model.meta.get("format") == "gguf":
+        return "`hyb export ADAPTER --format lora-gguf` makes one for a GGUF of the base that it was trained on"
+    return "serve the model that it was trained on"
 
 
 def gguf_path(model: Artifact) -> str:

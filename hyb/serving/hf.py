@@ -1,15 +1,14 @@
-"""Engine transformers: OpenAI's chat API over a safetensors folder, with or without a PEFT adapter.
+"""Engine transformers: OpenAI's chat API over a safetensors folder, with PEFT adapters beside it, on a Unix socket.
 
 `python -m hyb.serving.hf JOB.json`. One request at a time, the others wait in the order they came; a client that goes
-away ends its generation. `/v1/chat/completions` (whole and streamed), `/v1/models`, `/health` (the only one without a
-key). Nothing of a prompt or an answer is logged.
+away ends its generation. `/v1/chat/completions` (whole and streamed), `/v1/models`, `/health`. A request names an
+adapter as its model. Nothing of a prompt or an answer is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import secrets
 import socket
 import sys
@@ -23,13 +22,11 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hyb.serving import child, openai, port
+from hyb.serving import child, openai
 from hyb.serving.openai import ApiError, ChatRequest
 
 BODY = 8 << 20  # bytes of a request that are read at most
@@ -50,32 +47,16 @@ class Engine:
         return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": self.name}
 
 
-class NeedsKey:
-    """Lets a request through that bears the key, and any to `/health`."""
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self.app, self.key = app, key.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] == "http" and scope["path"] != "/health":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self.key):
-                refusal = ApiError(401, "no valid API key was given", code="invalid_api_key")
-                await JSONResponse(refusal.body(), 401)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-def app(engine: Engine, key: str) -> Starlette:
+def app(engine: Engine) -> Starlette:
     """The web application."""
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def models(_: Request) -> Response:
-        entry = {"id": engine.name, "object": "model", "created": engine.started, "owned_by": "hyb"}
-        return JSONResponse({"object": "list", "data": [entry]})
+        ids = (engine.name, *engine.model.adapters)
+        entries = [{"id": i, "object": "model", "created": engine.started, "owned_by": "hyb"} for i in ids]
+        return JSONResponse({"object": "list", "data": entries})
 
     async def chat(request: Request) -> Response:
         asked = openai.parse(await _body(request))
@@ -96,7 +77,7 @@ def app(engine: Engine, key: str) -> Starlette:
         ClientDisconnect: _gone,
         Exception: _broken,
     }
-    return Starlette(routes=routes, middleware=[Middleware(NeedsKey, key)], exception_handlers=handlers)
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
 async def _refused(_: Request, error: ApiError) -> Response:
@@ -180,48 +161,36 @@ async def _events(engine: Engine, asked: ChatRequest, prompt: Any, parts: AsyncI
     yield openai.event("[DONE]")
 
 
-class _Server(uvicorn.Server):
-    """Announces its port when it answers."""
-
-    job: child.Job
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        child.announce(self.job, sockets[0].getsockname()[1] if sockets else 0)
-
-
 def bind(job: child.Job) -> socket.socket:
-    """The job's port, taken but not listening yet. Raises UnableError."""
-    found = port.listener(job.host)
+    """The job's socket, taken but not listening yet. Raises UnableError."""
+    found = socket.socket(socket.AF_UNIX)
     try:
-        found.bind((job.host, job.port))
+        found.bind(job.socket)
     except OSError as error:
         found.close()
-        raise child.UnableError(f"can't listen on {job.host} port {job.port}: {error.strerror}") from error
+        raise child.UnableError(f"can't listen on `{job.socket}`: {error.strerror}") from error
     return found
 
 
 def main(argv: list[str]) -> int:
     """Serve until SIGTERM."""
     try:
-        job, key = child.main(argv)
-        listener = bind(job)  # first: a port that is taken should not cost a model's loading
+        job = child.main(argv)
+        listener = bind(job)
         from hyb.serving.hf_model import Model
 
         engine = Engine(job.name, Model(job))
     except child.UnableError as error:
         return child.give_up(error)
     config = uvicorn.Config(
-        app(engine, key),
+        app(engine),
         log_level="warning",
         access_log=False,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=2,
     )
-    server = _Server(config)
-    server.job = job
-    server.run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import torch
@@ -42,7 +43,7 @@ class Model:
     """A causal language model with its tokenizer. `answer` is for one thread at a time; `prompt` for any."""
 
     def __init__(self, job: child.Job) -> None:
-        """Load it, with its adapter. Raises UnableError."""
+        """Load it, with its adapters. Raises UnableError."""
         try:
             self.tokenizer = models.load_tokenizer(job.model)
             if not self.tokenizer.chat_template:
@@ -52,9 +53,12 @@ class Model:
                 model = models.attach_adapter(model, job.adapter)
                 if model.dtype == torch.float32:  # exact enough there, and twice as fast as beside the weights
                     model = model.merge_and_unload()
+            for a in job.adapters:
+                model = models.attach_adapter(model, a.path, a.name)
         except Failed as error:
             raise child.UnableError(str(error)) from error
         self.model, self.context = model, job.context
+        self.adapters = tuple(a.name for a in job.adapters)
         self.stops = models.stop_ids(model, self.tokenizer)
         self._lock = threading.Lock()  # a fast tokenizer must not be used by two threads at once
 
@@ -88,7 +92,7 @@ class Model:
         ids = torch.tensor([prompt.ids], device=self.model.device)
         limit = request.max_tokens or self.context - len(prompt.ids)
         torch.manual_seed(torch.seed() if request.seed is None else request.seed)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._wearing(request.model):
             self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -98,6 +102,14 @@ class Model:
             )
         ended = voice.stop.hit or voice.last in self.stops
         return Answer("stop" if ended or voice.tokens < limit else "length", voice.tokens)
+
+    def _wearing(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """The model with the adapter of this name, or as it is for any other."""
+        if name in self.adapters:
+            self.model.set_adapter(name)
+            return contextlib.nullcontext()
+        bare = self.model.disable_adapter() if self.adapters else contextlib.nullcontext()
+        return cast("contextlib.AbstractContextManager[Any]", bare)
 
     def decode(self, ids: Any) -> str:
         """Ids to text, without special tokens."""

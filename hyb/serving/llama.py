@@ -1,7 +1,9 @@
-"""Engine llama.cpp: the real llama.cpp HTTP server, from the wheel `xllamacpp`, in this process.
+"""Engine llama.cpp: the real llama.cpp HTTP server, from the wheel `xllamacpp`, in this process, on a Unix socket.
 
-`python -m hyb.serving.llama JOB.json`. Continuous batching over `parallel` slots, OpenAI's API with streaming, an API
-key on everything but `/health` (which says 503 while the model is loaded), `/metrics`.
+`python -m hyb.serving.llama JOB.json`. Continuous batching over `parallel` slots; OpenAI's API with streaming, tool
+calls and JSON schemas by the model's own chat template (jinja), a reasoning model's thought as `reasoning_content`.
+Adapters are loaded beside the base with scale 0: a request says which one it wants (`"lora": [{"id", "scale"}]`).
+`/health` says 503 while the model is loaded.
 """
 
 from __future__ import annotations
@@ -9,53 +11,69 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from hyb.serving import child
 
 PROMPT_CACHE = 256  # MiB of host memory for prompts seen before; llama.cpp's own default is 8192
+HTTP_THREADS = 64  # connections read at once; more of them than slots wait in llama.cpp's own queue
 
 
-def parameters(job: child.Job, key: str) -> Any:
-    """llama.cpp's settings for a job."""
+def parameters(job: child.Job) -> Any:
+    """llama.cpp's settings for a job. Raises UnableError for a file that is no whole GGUF."""
     import xllamacpp
 
     p = xllamacpp.CommonParams()
     p.model.path = job.model
     p.model_alias = {job.name}  # otherwise the id in the API is the file's name
-    p.hostnames, p.port = [job.host], job.port
-    p.reuse_port = True  # otherwise a port is lost for a minute after the last connection to it was closed
-    p.api_keys = [key]
+    p.hostnames, p.port = [job.socket], 0
     p.n_parallel = job.parallel
     p.n_ctx = job.context * job.parallel  # the total: each slot gets an equal part of it
+    p.n_threads_http = HTTP_THREADS
     p.ui = False
     p.endpoint_metrics = True
     p.endpoint_slots = False  # would show one client's prompt to another
     p.endpoint_props = False  # would let a client change settings
     p.cors_origins = ""  # the default lets any web page use the port
     p.cache_ram_mib = PROMPT_CACHE
+    p.use_jinja = True
+    p.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
+    p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(a.path, 0.0) for a in job.adapters]
+    p.embedding = embeds(Path(job.model))
     return p
 
 
-def serve(job: child.Job, key: str) -> Any:
-    """Load the model and open the port. The server lives as long as what is returned. Raises UnableError."""
+def embeds(model: Path) -> bool:
+    """True for a GGUF of a model made for embeddings: it says how its vectors are pooled. Raises UnableError."""
+    from hyb.errors import HybError
+    from hyb.hub import checks
+
+    try:
+        metadata = checks.gguf(model).metadata
+    except HybError as error:
+        raise child.UnableError(error.message) from error
+    except OSError as error:
+        raise child.UnableError(f"`{model}` can't be read: {os.strerror(error.errno or 0).lower()}") from error
+    return bool(metadata.get(f"{metadata.get('general.architecture')}.pooling_type"))
+
+
+def serve(job: child.Job) -> Any:
+    """Load the model and open the socket. The server lives as long as what is returned. Raises UnableError."""
     import xllamacpp
 
     try:
-        server = xllamacpp.Server(parameters(job, key))
+        return xllamacpp.Server(parameters(job))
     except RuntimeError as error:  # it has said why on stderr
         raise child.UnableError(f"llama.cpp can't serve `{job.model}`") from error
-    port = server.listening_address.rpartition(":")[2]
-    child.announce(job, int(port) if port.isdigit() else 0)  # a unix socket has none
-    return server
 
 
 def main(argv: list[str]) -> int:
     """Serve until somebody ends the process."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        job, key = child.main(argv)
-        server = serve(job, key)
+        job = child.main(argv)
+        server = serve(job)
     except child.UnableError as error:
         return child.give_up(error)
     threading.Event().wait()  # SIGTERM has its default effect: it ends the process at once

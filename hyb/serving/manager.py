@@ -1,8 +1,8 @@
-"""Start a model's server, wait for it, list what runs, stop one.
+"""Start a model's service, wait for it, list what runs, stop one.
 
-A service is ready when it has answered with one real token, not when its port is open. Its process has a session of
-its own: ^C of the terminal reaches hyb alone, which ends it. In the foreground it also ends when hyb is killed, for
-its stdin is a pipe whose other end only hyb has.
+A service is the gateway's process, which has its engines on a leash. It is ready when the model has answered with one
+real token, not when its port is open. It has a session of its own: ^C of the terminal reaches hyb alone, which ends
+it. In the foreground it also ends when hyb is killed, for its stdin is a pipe whose other end only hyb has.
 
 The engine maps or reads the model once and keeps it: when the model's files are removed under it, it goes on
 answering from the bytes that it holds open; only the next start misses them.
@@ -11,14 +11,17 @@ answering from the bytes that it holds open; only the next start misses them.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from hyb import engine as programs
 from hyb import fs
@@ -27,60 +30,103 @@ from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
 from hyb.render.unit import label_mistake
 from hyb.serving import client, keys, port, service
-from hyb.serving.child import Job
-from hyb.serving.choice import EXTRA, MODULE, NEEDS, TRANSFORMERS, Choice, choose, gguf_path
+from hyb.serving.choice import EXTRA, GATEWAY, LLAMA, NEEDS, Choice, choose, gguf_path, misfit
+from hyb.serving.gateway.adapters import checked
+from hyb.serving.gateway.types import AdapterSpec, GatewayJob
 from hyb.serving.service import Service
 from hyb.store import Store
 
-READY = 600.0  # seconds: a large model from a slow disk
-GRACE = 10.0  # seconds from SIGTERM to SIGKILL
-TAIL = 8  # lines of an engine's log that an error shows
+if TYPE_CHECKING:
+    from hyb.serving.contained import Options
+
+READY = 900.0  # seconds: a large model from a slow disk
+DRAIN = 10.0  # seconds that requests under way have after SIGTERM
+GRACE = DRAIN + 10.0  # seconds from SIGTERM to SIGKILL
+TAIL = 8  # lines of a service's log that an error shows
+MODULE = "hyb.serving.gateway"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How an artifact is to be served. The defaults are the safe ones."""
+
+    name: str
+    port: int = 8000
+    """0: one that is free."""
+    host: str = "127.0.0.1"
+    """Another than loopback needs `tls_cert` and `tls_key`."""
+    engine: str = "auto"
+    context: int = 0
+    """Tokens a request; 0: the default."""
+    parallel: int = 0
+    """Requests at once; 0: the engine's default."""
+    adapters: Sequence[tuple[str, Artifact]] = ()
+    """(name, adapter) of those to serve beside the model."""
+    canary: Mapping[str, float] = field(default_factory=dict)
+    """Adapter → percent of the requests for the service's own name."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    unix_socket: str = ""
+    """Listen here, too."""
+    where: str = "process"
+    container: Options | None = None
+    """When `where` is `podman`; None for the defaults."""
 
 
 def start(
-    store: Store,
-    artifact: Artifact,
-    *,
-    name: str,
-    environ: Mapping[str, str],
-    port: int = 8000,
-    host: str = "127.0.0.1",
-    engine: str = "auto",
-    detach: bool = False,
-    context_size: int = 0,
-    parallel: int = 0,
-    timeout: float = READY,
-    say: Say = silent,
-) -> Service:
-    """Serve `artifact` (a model, an adapter, an image) as `name` and return when it has answered once.
+    store: Store, artifact: Artifact, wanted: Wanted, *, environ: Mapping[str, str], detach: bool = False,
+    timeout: float = READY, say: Say = silent,
+) -> Service:  # fmt: skip
+    """Serve `artifact` (a model, an adapter, an image) as it is wanted and return when it has answered once.
 
-    `port` 0 takes a free one. `context_size`: tokens a request, `parallel`: requests at once; 0 for the defaults.
     When the same artifact is being served under that name already, that service is returned.
     A service that is not detached ends with this process; give it to `wait`.
 
-    Raises HybError: exit 3 for a bad name, host or port, a port that is taken, an artifact that can't be served, a
-    missing package, a name in use; exit 4 for a damaged model; exit 5 when the engine ends or does not answer in time.
+    Raises HybError: exit 3 for a bad name, host or port, a port that is taken, an artifact or adapter that can't be
+    served, a missing package, a name in use; exit 4 for a damaged model; exit 5 when the engine ends or does not
+    answer in time.
     """
-    _check_address(name, host, port)
-    choice = choose(artifact, store.artifact, engine=engine, context=context_size, parallel=parallel)
-    programs.require(NEEDS[choice.engine], EXTRA[choice.engine], "serve")
+    check(wanted)
+    choice = choice_for(store, artifact, wanted, environ)
+    modules = (*GATEWAY, *(NEEDS[choice.engine] if wanted.where == "process" else ()))
+    programs.require(modules, EXTRA[choice.engine], "serve")
     run = service.folder(environ)
-    with _locked(run, name, say):
-        if running := _already(run, name, artifact, host, port):
-            say(f"`{name}` is being served already at {running.url}")
+    with _locked(run, wanted.name, say):
+        if running := _already(run, artifact, wanted):
+            say(f"`{wanted.name}` is being served already at {running.url}")
             return running
-        _check_port(environ, host, port)
+        port.check_free(wanted.host, wanted.port, ps(environ))
         say(f"engine {choice.engine}: {choice.why}")
-        job = _job(store, choice, run, name, host, port, environ, detach)
-        found = _launch(run, choice, job, artifact, detach)
+        service.forget(run, wanted.name)
+        job = _job(store, choice, run, wanted, environ, detach)
         try:
-            return _until_ready(run, found, job, timeout, say)
+            if wanted.where == "podman":
+                from hyb.serving import contained
+
+                job = contained.prepare(job, artifact, run, wanted.container or contained.Options(), say=say)
+            found = _launch(run, choice, job, artifact, detach)
+        except BaseException:
+            service.remove_sockets(Path(job.run))
+            raise
+        try:
+            return _until_ready(run, found, timeout, say)
         except BaseException:  # ^C, too: nothing is left behind, and the cause goes on up
             _end(found, GRACE)
-            service.forget(run, name)
+            service.forget(run, wanted.name)
             if found.leash is not None:
                 os.close(found.leash)
             raise
+
+
+def choice_for(store: Store, artifact: Artifact, wanted: Wanted, environ: Mapping[str, str]) -> Choice:
+    """The engine, and why, on this machine. Raises HybError."""
+    from hyb.serving import vllm
+
+    with_vllm = vllm.has_gpu() and bool(vllm.program(environ))
+    return choose(
+        artifact, store.artifact, engine=wanted.engine, context=wanted.context, parallel=wanted.parallel,
+        vllm=with_vllm, adapters=wanted.adapters,
+    )  # fmt: skip
 
 
 def wait(found: Service) -> int:
@@ -146,15 +192,43 @@ def stop(name: str, environ: Mapping[str, str], *, grace: float = GRACE) -> Serv
     return running[name]
 
 
+def load(store: Store, found: Service, name: str, adapter: Artifact, percent: float) -> dict[str, Any]:
+    """Have a running service serve an adapter, too; its state afterwards. Raises HybError for one that does not fit."""
+    job = GatewayJob.read(Path(found.log).with_name(f"{found.name}.job.json"))
+    model = store.artifact(job.digest)
+    if wrong := misfit(model, name, adapter, store.artifact):
+        raise HybError(wrong)
+    (spec,) = specs(store, [(name, adapter)], {name: percent})
+    return owner(found, "POST", "/adapters", asdict(spec))
+
+
+def owner(found: Service, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Ask a service through its owner's door. Raises HybError with what it says."""
+    data = json.dumps(body).encode() if body is not None else None
+    status, answer = client.over_socket(found.admin_socket, method, path, data, timeout=READY)
+    said: dict[str, Any] = json.loads(answer)
+    if status != http.client.OK:
+        error = said["error"]
+        raise HybError(error["message"], hint=error["hint"], code=Exit(error["code"]), details=error["details"])
+    return said
+
+
 # -- before the start ------------------------------------------------------------------------------------------------
 
 
-def _check_address(name: str, host: str, number: int) -> None:
-    mistakes = port.mistakes(host, number)
-    if wrong := label_mistake(name):
+def check(wanted: Wanted) -> None:
+    """Raise HybError with all that is wrong with a call, before anything is asked of the store."""
+    mistakes = port.mistakes(wanted.host, wanted.port, tls=bool(wanted.tls_cert))
+    if wrong := label_mistake(wanted.name):
         mistakes.append(f"name {wrong}")
+    if wanted.port < 0 and not wanted.unix_socket:
+        mistakes.append("neither a port nor a Unix socket to listen on")
+    if bool(wanted.tls_cert) != bool(wanted.tls_key):
+        mistakes.append("TLS needs a certificate and its key")
+    mistakes += [f"`{p}` can't be read" for p in (wanted.tls_cert, wanted.tls_key) if p and not os.access(p, os.R_OK)]
     if mistakes:
-        hint = "to reach it from elsewhere, link it: `hyb link`" if not port.is_loopback(host) else ""
+        remedy = "give `--tls-cert` and `--tls-key`, or reach it from elsewhere through `hyb link`"
+        hint = remedy if port.is_address(wanted.host) and not port.is_loopback(wanted.host) else ""
         raise HybError(mistakes[0], hint=hint, details=mistakes if len(mistakes) > 1 else ())
 
 
@@ -171,70 +245,103 @@ def _locked(run: Path, name: str, say: Say) -> Iterator[None]:
         yield
 
 
-def _already(run: Path, name: str, artifact: Artifact, host: str, number: int) -> Service | None:
-    running = service.read(run, name)
+def _already(run: Path, artifact: Artifact, wanted: Wanted) -> Service | None:
+    running = service.read(run, wanted.name)
     if running is None or not service.alive(running):
         return None
     if not running.ready:  # its hyb was killed between start and answer
         _end(running, GRACE)
         return None
-    same = running.artifact == artifact.digest and running.host == host and number in (0, running.port)
-    if same:
+    same = running.artifact == artifact.digest and running.host == wanted.host and running.where == wanted.where
+    if same and wanted.port in (0, running.port):
         return running
     raise HybError(
-        f"`{name}` is being served already: `{short(running.artifact)}` at {running.url}",
-        hint=f"`hyb stop {name}` first, or give another name with `--name`",
+        f"`{wanted.name}` is being served already: `{short(running.artifact)}` at {running.url}",
+        hint=f"`hyb stop {wanted.name}` first, or give another name with `--name`",
     )
-
-
-def _check_port(environ: Mapping[str, str], host: str, number: int) -> None:
-    port.check_free(host, number, ps(environ))
 
 
 def _job(
-    store: Store, choice: Choice, run: Path, name: str, host: str, number: int, environ: Mapping[str, str], detach: bool
-) -> Job:
+    store: Store, choice: Choice, run: Path, wanted: Wanted, environ: Mapping[str, str], detach: bool
+) -> GatewayJob:
     folder = store.view(choice.model).resolve()
-    whole = choice.engine == TRANSFORMERS
-    return Job(
-        model=str(folder if whole else folder / gguf_path(choice.model)),
-        name=name,
-        host="127.0.0.1" if host == "localhost" else host,
-        port=number,
-        key_path=str(keys.mint(environ, name).resolve()),
-        ready_path=str((run / f"{name}.ready.json").resolve()),
+    adapters = specs(store, choice.adapters, wanted.canary)
+    key = keys.mint(environ, wanted.name).resolve()
+    sockets = service.sockets(environ, wanted.name)
+    return GatewayJob(
+        name=wanted.name,
+        engine=choice.engine,
+        model=str(folder / gguf_path(choice.model) if choice.engine == LLAMA else folder),
+        run=str(sockets),
+        host="127.0.0.1" if wanted.host == "localhost" else wanted.host,
+        port=wanted.port,
+        unix_socket=str(Path(wanted.unix_socket).absolute()) if wanted.unix_socket else "",
+        admin_socket=str(sockets / "admin.sock"),
+        tls_cert=str(Path(wanted.tls_cert).resolve()) if wanted.tls_cert else "",
+        tls_key=str(Path(wanted.tls_key).resolve()) if wanted.tls_key else "",
+        key_path=str(key),
+        keys_path=str(keys.keys_path(environ, wanted.name).absolute()),
+        ready_path=str((run / f"{wanted.name}.ready.json").resolve()),
+        log=str((run / f"{wanted.name}.log").resolve()),
+        where=wanted.where,
+        adapter=str(store.view(choice.adapter).resolve()) if choice.adapter else "",
+        adapters=adapters,
         context=choice.context,
         parallel=choice.parallel,
-        adapter=str(store.view(choice.adapter).resolve()) if choice.adapter else "",
+        grace=DRAIN,
         leash=not detach,
+        digest=choice.model.digest,
+        model_meta=dict(choice.model.meta),
     )
+
+
+def specs(
+    store: Store, adapters: Sequence[tuple[str, Artifact]], canary: Mapping[str, float]
+) -> tuple[AdapterSpec, ...]:
+    """What a gateway is told of adapters. Raises HybError for a bad name or share, or a damaged adapter."""
+    names = [name for name, _ in adapters]
+    mistakes = [f"an adapter's name {wrong}" for name in names if (wrong := label_mistake(name))]
+    mistakes += [
+        f"there is no adapter `{name}` to have a share of the requests" for name in canary if name not in names
+    ]
+    if mistakes:
+        raise HybError(mistakes[0], details=mistakes if len(mistakes) > 1 else ())
+    found = []
+    for name, adapter in adapters:
+        folder = store.view(adapter).resolve()
+        path = folder / gguf_path(adapter) if adapter.meta.get("format") == "gguf" else folder
+        found.append(AdapterSpec(name, str(path), adapter.digest, canary.get(name, 0)))
+    return checked(found)
 
 
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
-def _launch(run: Path, choice: Choice, job: Job, artifact: Artifact, detach: bool) -> Service:
-    service.forget(run, job.name)
-    path, log = (run / f"{job.name}.job.json").resolve(), (run / f"{job.name}.log").resolve()
+def _launch(run: Path, choice: Choice, job: GatewayJob, artifact: Artifact, detach: bool) -> Service:
+    path, log = (run / f"{job.name}.job.json").resolve(), Path(job.log)
     ours, theirs = (None, None) if detach else _pipe()
-    with fs.explained(f"can't start the engine in `{run}`"):
+    with fs.explained(f"can't start the service in `{run}`"):
         job.write(path)
         log.unlink(missing_ok=True)
-        pid = programs.spawn(programs.python(MODULE[choice.engine], str(path)), log=log, stdin=theirs)
+        pid = programs.spawn(programs.python(MODULE, str(path)), log=log, stdin=theirs)
     if theirs is not None:
         os.close(theirs)
     found = Service(
-        job.name,
-        pid,
-        service.start_time(pid) or 0,
-        job.host,
-        job.port,
-        choice.engine,
-        choice.why,
-        artifact.digest,
-        job.key_path,
-        str(log),
-        detach,
+        name=job.name,
+        pid=pid,
+        started=service.start_time(pid) or 0,
+        host=job.host,
+        port=job.port,
+        engine=choice.engine,
+        why=choice.why,
+        artifact=artifact.digest,
+        key_path=job.key_path,
+        log=str(log),
+        detached=detach,
+        where=job.where,
+        tls_cert=job.tls_cert,
+        unix_socket=job.unix_socket,
+        admin_socket=job.admin_socket,
         leash=ours,
     )
     service.write(run, found)
@@ -242,13 +349,13 @@ def _launch(run: Path, choice: Choice, job: Job, artifact: Artifact, detach: boo
 
 
 def _pipe() -> tuple[int, int]:
-    """(our end, the engine's end): when ours closes, by our death too, theirs says so."""
+    """(our end, the gateway's end): when ours closes, by our death too, theirs says so."""
     theirs, ours = os.pipe()
     return ours, theirs
 
 
-def _until_ready(run: Path, found: Service, job: Job, timeout: float, say: Say) -> Service:
-    """Wait for the port, then for one real token."""
+def _until_ready(run: Path, found: Service, timeout: float, say: Say) -> Service:
+    """Wait until the gateway says that the model has answered with one real token."""
     began = told = time.monotonic()
     while True:
         if not service.alive(found):
@@ -269,13 +376,6 @@ def _until_ready(run: Path, found: Service, job: Job, timeout: float, say: Say) 
             say(Progress("load", round(now - began), unit="s", note=f"engine {found.engine}"))
         time.sleep(0.02)
     ready = replace(kept, leash=found.leash)
-    body = {"model": job.name, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    try:
-        client.chat(ready.url, ready.key, body, timeout=max(1.0, timeout - (time.monotonic() - began)))
-    except HybError:
-        if not service.alive(found):
-            raise _died(found, None) from None
-        raise
     say(f"ready after {time.monotonic() - began:.1f} s at {ready.url}")
     return ready
 

@@ -47,6 +47,7 @@ class ChatRequest:
     """A chat completion that can be made. None: as the model's own generation settings say."""
 
     messages: tuple[Mapping[str, str], ...]
+    model: str = ""
     stream: bool = False
     include_usage: bool = False
     temperature: float | None = None
@@ -79,6 +80,7 @@ def parse(data: bytes) -> ChatRequest:
     options = body.get("stream_options")
     return ChatRequest(
         messages=_messages(body.get("messages")),
+        model=str(body.get("model") or ""),
         stream=_boolean(body, "stream"),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         temperature=_number(body, "temperature", 0, 2),

@@ -19,14 +19,24 @@ LISTEN = "0A"
 LETS_GO = 2.0  # seconds in which the kernel takes down a process of many threads
 
 
-def mistakes(host: str, port: int) -> list[str]:
-    """What is wrong with an address to listen on."""
+def mistakes(host: str, port: int, *, tls: bool = False) -> list[str]:
+    """What is wrong with an address to listen on. `tls`: it is encrypted, so that others may reach it."""
     found = []
-    if not is_loopback(host):
-        found.append(f"host `{host}` is not this machine's loopback; this version serves on 127.0.0.1 only")
-    if not 0 <= port <= 65535:
+    if not is_address(host):
+        found.append(f"host `{host}` is no IP address of this machine")
+    elif not is_loopback(host) and not tls:
+        found.append(f"host `{host}` is not this machine's loopback: others could read what is said, and the key")
+    if not -1 <= port <= 65535:
         found.append(f"port {port} is no port: 1 to 65535, or 0 for a free one")
     return found
+
+
+def is_address(host: str) -> bool:
+    """True for an IP address, or `localhost`."""
+    try:
+        return host == "localhost" or bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
@@ -39,7 +49,7 @@ def is_loopback(host: str) -> bool:
 
 def check_free(host: str, port: int, running: Iterable[Service]) -> None:
     """Raise HybError naming who has the port, when somebody has."""
-    if not port:
+    if port <= 0:
         return
     if _is_kept(host, port):
         raise _taken(host, port, running)

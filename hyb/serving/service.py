@@ -1,10 +1,13 @@
 """A service that runs: what is known of it, where that is kept, and whether its process is still the same one.
 
     DATA/run/NAME.json        the state: written when the process is started
-    DATA/run/NAME.ready.json  written by the engine when its port answers
-    DATA/run/NAME.job.json    what the engine was told
-    DATA/run/NAME.log         what the engine said; prompts and answers are not in it
+    DATA/run/NAME.ready.json  written by the gateway when the model has answered
+    DATA/run/NAME.job.json    what the gateway was told
+    DATA/run/NAME.log         what gateway and engine said; prompts and answers are not in it. NAME.log.1: before that
     DATA/run/NAME.lock        held while a service of that name is started or stopped
+
+The process is the gateway's; its engines are on its leash. The sockets of both lie in a folder below the system's own
+for such things, for their paths must be short.
 
 A pid alone is no identity: it is taken again. With the start time that the kernel keeps (`/proc/PID/stat`, in clock
 ticks since boot) it is. A signal goes through a pidfd that was opened before the start time was compared.
@@ -15,6 +18,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,6 +30,10 @@ from hyb.places import data_home
 
 SUFFIXES = (".json", ".ready.json", ".job.json")
 """Of the files that go when a service is gone; the log stays."""
+SOCKETS = "hyb-"
+"""How the name of a folder of sockets begins."""
+SHORT = 60
+"""Bytes of a path in which a folder of sockets may lie: with NAME/e123/engine.sock it stays below 107."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,9 @@ class Service:
     """The process's start, in clock ticks since boot."""
     host: str
     port: int
-    """0 until the engine has taken a free one."""
+    """0 until the gateway has taken a free one; -1 for none."""
     engine: str
-    """`llama.cpp` or `transformers`."""
+    """`llama.cpp`, `transformers` or `vllm`."""
     why: str
     """Why this engine."""
     artifact: str
@@ -47,15 +56,24 @@ class Service:
     key_path: str
     log: str
     detached: bool
+    where: str = "process"
+    """`process` or `podman`: where the engine runs."""
+    tls_cert: str = ""
+    """The certificate that it shows; "" for plain HTTP."""
+    unix_socket: str = ""
+    """It listens here, too."""
+    admin_socket: str = ""
+    """The owner's door."""
     ready: bool = False
-    """It has announced its port."""
+    """It has announced itself: the model has answered."""
     leash: int | None = field(default=None, compare=False, repr=False)
-    """The end of a pipe: when it closes, the engine ends. None for a detached one, and in every other process."""
+    """The end of a pipe: when it closes, the gateway ends. None for a detached one, and in every other process."""
 
     @property
     def url(self) -> str:
         """The base URL that an OpenAI client takes."""
-        return f"http://{self.host}:{self.port}/v1"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}/v1"
 
     @property
     def key(self) -> str:
@@ -76,6 +94,14 @@ def folder(environ: Mapping[str, str]) -> Path:
     return path
 
 
+def sockets(environ: Mapping[str, str], name: str) -> Path:
+    """A new private folder for the sockets of a service. Raises HybError."""
+    places = [environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
+    short = [p for p in places if p and len(os.fsencode(p)) <= SHORT and os.access(p, os.W_OK | os.X_OK)]
+    with fs.explained("can't make a folder for sockets"):
+        return Path(tempfile.mkdtemp(prefix=f"{SOCKETS}{name[:16]}-", dir=short[0] if short else "/tmp")).resolve()
+
+
 def write(run: Path, service: Service) -> None:
     """Keep the state. Raises HybError."""
     with fs.explained(f"can't write in `{run}`"):
@@ -83,7 +109,7 @@ def write(run: Path, service: Service) -> None:
 
 
 def read(run: Path, name: str) -> Service | None:
-    """The state kept under `name`, with the port that the engine announced; None when there is none or it is damaged.
+    """The state kept under `name`, with the port that the gateway announced; None when there is none or it is damaged.
 
     Whether the process lives is another question: `alive`.
     """
@@ -99,9 +125,17 @@ def read(run: Path, name: str) -> Service | None:
 
 
 def forget(run: Path, name: str) -> None:
-    """Remove the files of a service that is gone."""
+    """Remove the files of a service that is gone, and its folder of sockets."""
+    if found := read(run, name):
+        remove_sockets(Path(found.admin_socket).parent)
     for suffix in SUFFIXES:
         (run / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def remove_sockets(folder: Path) -> None:
+    """Remove a folder that `sockets` has made; no other."""
+    if folder.name.startswith(SOCKETS):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def names(run: Path) -> list[str]:

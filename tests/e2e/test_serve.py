@@ -19,7 +19,7 @@ from hyb import serving
 from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
-from hyb.serving import client, service
+from hyb.serving import Wanted, client, service
 from hyb.serving.service import Service
 from hyb.store import Store
 from tests.hyb import Hyb
@@ -59,7 +59,9 @@ def model(store: Store, smollm2_gguf: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def bot(store: Store, model: Artifact, environ: dict[str, str]) -> Iterator[Service]:
-    found = serving.start(store, model, name="bot", environ=environ, port=0, detach=True, parallel=2, context_size=1024)
+    found = serving.start(
+        store, model, Wanted(name="bot", port=0, context=1024, parallel=2), environ=environ, detach=True
+    )
     yield found
     serving.stop("bot", environ)
 
@@ -207,7 +209,7 @@ def test_the_same_artifact_again_is_the_same_service(
     bot: Service, store: Store, model: Artifact, environ: dict[str, str]
 ) -> None:
     said: list[object] = []
-    again = serving.start(store, model, name="bot", environ=environ, port=0, detach=True, say=said.append)
+    again = serving.start(store, model, Wanted(name="bot", port=0), environ=environ, detach=True, say=said.append)
     assert again == bot
     assert any("already" in str(s) for s in said)
 
@@ -217,7 +219,7 @@ def test_a_name_in_use_by_another_artifact_is_refused(
 ) -> None:
     other = store.add_artifact("model", store.artifact(bot.artifact).files, meta={"format": "gguf", "name": "other"})
     with pytest.raises(HybError, match="`bot` is being served already") as caught:
-        serving.start(store, other, name="bot", environ=environ, port=0, detach=True)
+        serving.start(store, other, Wanted(name="bot", port=0), environ=environ, detach=True)
     assert "hyb stop bot" in caught.value.hint
 
 
@@ -225,27 +227,27 @@ def test_a_taken_port_is_told_before_the_model_is_loaded(
     bot: Service, store: Store, model: Artifact, environ: dict[str, str]
 ) -> None:
     with pytest.raises(HybError, match=f"port {bot.port} on 127.0.0.1 is taken by `bot` of hyb"):
-        serving.start(store, model, name="second", environ=environ, port=bot.port, detach=True)
+        serving.start(store, model, Wanted(name="second", port=bot.port), environ=environ, detach=True)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         number = other.getsockname()[1]
         with pytest.raises(HybError, match=f"port {number} on 127.0.0.1 is taken by .*process {os.getpid()}"):
-            serving.start(store, model, name="second", environ=environ, port=number, detach=True)
+            serving.start(store, model, Wanted(name="second", port=number), environ=environ, detach=True)
     assert not (service.folder(environ) / "second.log").exists(), "no engine was started"
 
 
 def test_a_killed_engine_is_gone_from_the_list_and_can_be_started_again(
     store: Store, model: Artifact, environ: dict[str, str]
 ) -> None:
-    first = serving.start(store, model, name="victim", environ=environ, port=0, detach=True)
+    first = serving.start(store, model, Wanted(name="victim", port=0), environ=environ, detach=True)
     assert first in serving.ps(environ)
     os.kill(first.pid, signal.SIGKILL)
     until(lambda: not service.alive(first))
     assert "victim" not in [s.name for s in serving.ps(environ)]
     with pytest.raises(HybError, match="nothing called `victim` is being served"):
         serving.stop("victim", environ)
-    second = serving.start(store, model, name="victim", environ=environ, port=first.port, detach=True)
+    second = serving.start(store, model, Wanted(name="victim", port=first.port), environ=environ, detach=True)
     assert second.pid != first.pid
     assert second.key == first.key, "a client's key goes on working"
     assert serving.ask(second.url, second.key, "Hi", max_tokens=2) is not None
@@ -256,7 +258,7 @@ def test_a_killed_engine_is_gone_from_the_list_and_can_be_started_again(
 
 def test_two_starts_at_once_give_one_service(store: Store, model: Artifact, environ: dict[str, str]) -> None:
     def begin(_: int) -> Service:
-        return serving.start(store, model, name="twin", environ=environ, port=0, detach=True)
+        return serving.start(store, model, Wanted(name="twin", port=0), environ=environ, detach=True)
 
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(begin, range(2))
@@ -271,9 +273,9 @@ def test_a_broken_gguf_is_an_error_with_the_engines_own_words(
     broken.write_bytes(b"junk" + smollm2_gguf.read_bytes()[:5000])
     artifact = add_gguf(store, broken, "broken")
     with pytest.raises(HybError, match=r"engine llama.cpp of `broken` ended") as caught:
-        serving.start(store, artifact, name="broken", environ=environ, port=0, detach=True)
+        serving.start(store, artifact, Wanted(name="broken", port=0), environ=environ, detach=True)
     assert caught.value.code is Exit.BELOW
-    assert any("magic" in line for line in caught.value.details), caught.value.details
+    assert any("not a whole GGUF" in line for line in caught.value.details), caught.value.details
     assert "broken" not in [s.name for s in serving.ps(environ)]
 
 
@@ -287,7 +289,7 @@ def test_a_damaged_model_is_seen_before_it_is_served(
     blob.chmod(0o644)
     blob.write_bytes(b"x" * 4096)
     with pytest.raises(HybError, match="is damaged") as caught:
-        serving.start(store, artifact, name="damaged", environ=environ, port=0, detach=True)
+        serving.start(store, artifact, Wanted(name="damaged", port=0), environ=environ, detach=True)
     assert caught.value.code is Exit.CHECK
 
 
@@ -296,7 +298,7 @@ def test_a_model_removed_under_its_server_goes_on_answering(
 ) -> None:
     own = Store(tmp_path / "store")
     artifact = add_gguf(own, smollm2_gguf, "removed")
-    found = serving.start(own, artifact, name="removed", environ=environ, port=0, detach=True)
+    found = serving.start(own, artifact, Wanted(name="removed", port=0), environ=environ, detach=True)
     try:
         own.blob_path(artifact.files[0].blob.digest).unlink()
         (own.view(Artifact(artifact.digest, "model")) / "model.gguf").unlink()
@@ -304,7 +306,7 @@ def test_a_model_removed_under_its_server_goes_on_answering(
     finally:
         serving.stop("removed", environ)
     with pytest.raises(HybError, match="not in the store") as caught:
-        serving.start(own, artifact, name="removed", environ=environ, port=0, detach=True)
+        serving.start(own, artifact, Wanted(name="removed", port=0), environ=environ, detach=True)
     assert caught.value.code is Exit.CHECK
 
 
@@ -372,7 +374,7 @@ def test_a_folder_in_the_working_directory_is_never_imported(
     (tmp_path / "xllamacpp.py").write_text("raise SystemExit('hijacked')")
     (tmp_path / "json.py").write_text("raise SystemExit('hijacked')")
     monkeypatch.chdir(tmp_path)
-    found = serving.start(store, model, name="cwd", environ=environ, port=0, detach=True)
+    found = serving.start(store, model, Wanted(name="cwd", port=0), environ=environ, detach=True)
     assert Path(f"/proc/{found.pid}/cwd").readlink() == Path("/")
     serving.stop("cwd", environ)
 
@@ -413,7 +415,7 @@ def test_the_containers_entry_point_finds_the_model_serves_and_ends_on_sigterm(
     try:
         healthy = [sys.executable, "-m", "hyb.serving", "--healthy", "--port", str(number)]
         until(lambda: client.health("127.0.0.1", number) == 200)
-        assert subprocess.run(healthy, check=False).returncode == 0
+        until(lambda: subprocess.run(healthy, check=False).returncode == 0)
         url = f"http://127.0.0.1:{number}/v1"
         assert serving.ask(url, "hyb_sk_0123456789abcdef", "Hi", max_tokens=3) is not None
         process.terminate()

@@ -16,7 +16,7 @@ import pytest
 from hyb import serving
 from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
-from hyb.serving import client, service
+from hyb.serving import Wanted, client, service
 from hyb.serving.service import Service
 from hyb.store import Store
 from tests.need import need
@@ -49,7 +49,7 @@ def base(store: Store, folder: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def tiny(store: Store, base: Artifact, environ: dict[str, str]) -> Iterator[Service]:
-    yield serving.start(store, base, name="tiny", environ=environ, port=0, detach=True)
+    yield serving.start(store, base, Wanted(name="tiny", port=0), environ=environ, detach=True)
     serving.stop("tiny", environ)
 
 
@@ -181,7 +181,7 @@ def endless(store: Store, environ: dict[str, str], tmp_path_factory: pytest.Temp
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][json.loads((folder / "config.json").read_text())["eos_token_id"]] = 0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    yield serving.start(store, add_model(store, folder), name="endless", environ=environ, port=0, detach=True)
+    yield serving.start(store, add_model(store, folder), Wanted(name="endless", port=0), environ=environ, detach=True)
     serving.stop("endless", environ)
 
 
@@ -214,7 +214,7 @@ def test_a_reasoning_models_thought_is_told_from_its_answer(
 ) -> None:
     """Its template opens the thought, so what a random model says is thought until it closes it."""
     folder = tiny_model(tmp_path / "r1", reasoning=True)
-    found = serving.start(store, add_model(store, folder), name="r1", environ=environ, port=0, detach=True)
+    found = serving.start(store, add_model(store, folder), Wanted(name="r1", port=0), environ=environ, detach=True)
     try:
         body = {"messages": HI, "max_tokens": 20, "temperature": 0}
         message = client.chat(found.url, found.key, body)["choices"][0]["message"]
@@ -238,7 +238,7 @@ def test_an_adapter_is_served_on_its_base_and_changes_the_answer(
     peft.get_peft_model(model, settings).save_pretrained(tmp_path / "adapter")
     files = [serving_file(store, p) for p in sorted((tmp_path / "adapter").iterdir()) if p.name.startswith("adapter_")]
     adapter = store.add_artifact("adapter", files, meta={"base": base.digest}, needs=(base.digest,))
-    found = serving.start(store, adapter, name="adapter", environ=environ, port=0, detach=True)
+    found = serving.start(store, adapter, Wanted(name="adapter", port=0), environ=environ, detach=True)
     try:
         assert found.engine == "transformers" and "adapter" in found.why
         assert serving.ask(found.url, found.key, HI[0]["content"], max_tokens=24, temperature=0) != text(api).strip()
@@ -257,7 +257,7 @@ def test_a_model_without_a_chat_template_is_refused_at_the_start(
 ) -> None:
     artifact = add_model(store, tiny_model(tmp_path / "plain", chat_template=False))
     with pytest.raises(HybError, match="engine transformers of `plain` ended") as caught:
-        serving.start(store, artifact, name="plain", environ=environ, port=0, detach=True)
+        serving.start(store, artifact, Wanted(name="plain", port=0), environ=environ, detach=True)
     assert caught.value.code is Exit.BELOW
     assert "no chat template" in caught.value.details[-1]
     assert not (service.folder(environ) / "plain.json").exists()

@@ -26,7 +26,7 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class GatewayJob:
-    """What a gateway is to do. Paths are absolute. A JSON file, so that nothing of it shows in the list of processes."""
+    """What a gateway is to do. Paths are absolute. A file, so that nothing of it shows in the list of processes."""
 
     name: str
     """The base model's id in the API; adapters have ids of their own."""
@@ -55,6 +55,8 @@ class GatewayJob:
     """The file that stdout and stderr go to, kept from growing without bound; "" where somebody else keeps it."""
     where: str = "process"
     """`process` or `podman`: where the engine runs."""
+    adapter: str = ""
+    """A PEFT folder that is part of the base; "" for none. transformers and vLLM only."""
     adapters: tuple[AdapterSpec, ...] = ()
     context: int = 4096
     """Tokens of prompt and answer together, a request."""
@@ -116,9 +118,15 @@ class Pick:
 class EngineAnswer(Protocol):
     """An engine's answer, as it comes. Leaving its context before the end frees the engine's slot."""
 
-    status: int
-    headers: Mapping[str, str]
-    """Names in lower case."""
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case."""
+        ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body, as it comes. Raises EngineLostError when the engine dies in the middle."""

@@ -19,7 +19,7 @@ def parse(**fields: Any) -> openai.ChatRequest:
 
 def test_a_plain_request_leaves_everything_to_the_model() -> None:
     asked = parse(model="bot", user="u")
-    assert asked == openai.ChatRequest(({"role": "user", "content": "Hi"},))
+    assert asked == openai.ChatRequest(({"role": "user", "content": "Hi"},), model="bot")
 
 
 def test_every_supported_field_is_read() -> None:

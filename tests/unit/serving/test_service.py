@@ -15,7 +15,7 @@ import pytest
 
 from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
-from hyb.serving import child, keys, manager, port, service
+from hyb.serving import Wanted, child, keys, manager, port, service
 from hyb.serving.service import Service
 from hyb.store import Store
 
@@ -124,18 +124,50 @@ def test_nothing_is_served_without_a_proper_key(tmp_path: Path, text: str) -> No
         child.read_key(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.com", ""])
-def test_only_loopback_is_served_on(tmp_path: Path, environ: dict[str, str], host: str) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1"])
+def test_without_tls_only_loopback_is_served_on(tmp_path: Path, environ: dict[str, str], host: str) -> None:
     artifact = Artifact("sha256:" + "a" * 64, "model", meta={"format": "gguf"})
     with pytest.raises(HybError, match="loopback") as caught:
-        manager.start(Store(tmp_path / "s"), artifact, name="bot", environ=environ, host=host)
+        manager.start(Store(tmp_path / "s"), artifact, Wanted(name="bot", host=host), environ=environ)
     assert caught.value.code is Exit.INPUT
+
+
+@pytest.mark.parametrize("host", ["example.com", "", "1.2.3"])
+def test_a_host_is_an_address(tmp_path: Path, environ: dict[str, str], host: str) -> None:
+    with pytest.raises(HybError, match="no IP address"):
+        manager.check(Wanted(name="bot", host=host))
+
+
+def test_with_tls_a_public_address_is_served_on(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("")
+    cert = str(tmp_path / "cert.pem")
+    manager.check(Wanted(name="bot", host="0.0.0.0", tls_cert=cert, tls_key=cert))
+    with pytest.raises(HybError, match="a certificate and its key"):
+        manager.check(Wanted(name="bot", host="0.0.0.0", tls_cert=cert))
+    with pytest.raises(HybError, match="can't be read"):
+        manager.check(Wanted(name="bot", tls_cert=cert, tls_key=str(tmp_path / "absent")))
+
+
+def test_the_folder_of_sockets_is_short_private_and_goes_with_the_service(environ: dict[str, str]) -> None:
+    run, folder = service.folder(environ), service.sockets({"XDG_RUNTIME_DIR": "/" + "x" * 100}, "b" * 63)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(str(folder / "e12345" / "engine.sock")) <= child.SOCKET_PATH
+    service.write(run, of_process(os.getpid(), admin_socket=str(folder / "admin.sock")))
+    service.forget(run, "bot")
+    assert not folder.exists()
+
+
+def test_no_other_folder_is_ever_removed(environ: dict[str, str], tmp_path: Path) -> None:
+    run = service.folder(environ)
+    service.write(run, of_process(os.getpid(), admin_socket=str(tmp_path / "admin.sock")))
+    service.forget(run, "bot")
+    assert tmp_path.exists()
 
 
 def test_all_mistakes_of_a_call_are_told_at_once(tmp_path: Path, environ: dict[str, str]) -> None:
     artifact = Artifact("sha256:" + "a" * 64, "model", meta={"format": "gguf"})
     with pytest.raises(HybError) as caught:
-        manager.start(Store(tmp_path / "s"), artifact, name="My Bot", environ=environ, host="::", port=70000)
+        manager.start(Store(tmp_path / "s"), artifact, Wanted(name="My Bot", port=70000, host="::"), environ=environ)
     assert len(caught.value.details) == 3
     assert any("70000" in d for d in caught.value.details) and any("My Bot" in d for d in caught.value.details)
 
