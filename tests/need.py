@@ -17,6 +17,7 @@ PROGRAMS = {
     "strace": "strace",
     "make": "make",
     "docker-registry": "docker-registry",
+    "runsc": "runsc",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",

@@ -30,7 +30,7 @@ from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
 from hyb.render.unit import label_mistake
 from hyb.serving import client, keys, port, service
-from hyb.serving.choice import EXTRA, GATEWAY, LLAMA, NEEDS, Choice, choose, gguf_path, misfit
+from hyb.serving.choice import EXTRA, GATEWAY, LLAMA, NEEDS, VLLM, Choice, choose, gguf_path, misfit
 from hyb.serving.gateway.adapters import checked
 from hyb.serving.gateway.types import AdapterSpec, GatewayJob
 from hyb.serving.service import Service
@@ -122,7 +122,12 @@ def choice_for(store: Store, artifact: Artifact, wanted: Wanted, environ: Mappin
     """The engine, and why, on this machine. Raises HybError."""
     from hyb.serving import vllm
 
-    with_vllm = vllm.has_gpu() and bool(vllm.program(environ))
+    if wanted.where == "podman":  # vLLM is in its own image there
+        with_vllm = bool(wanted.container and wanted.container.gpu)
+    else:
+        with_vllm = vllm.has_gpu() and bool(vllm.program(environ))
+        if wanted.engine == VLLM:
+            vllm.require(environ)
     return choose(
         artifact, store.artifact, engine=wanted.engine, context=wanted.context, parallel=wanted.parallel,
         vllm=with_vllm, adapters=wanted.adapters,

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyb.errors import HybError
 from hyb.serving import child
 
 VARIABLE = "HYB_VLLM"
@@ -82,16 +83,22 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 def program(environ: Mapping[str, str]) -> tuple[str, ...]:
     """How vLLM is started on this machine; () when there is none.
 
-    Raises UnableError when HYB_VLLM names something that can't be run.
+    Raises HybError when HYB_VLLM names something that can't be run.
     """
     if given := environ.get(VARIABLE, ""):
         path = shutil.which(given, path=environ.get("PATH"))
         if not path:
-            raise child.UnableError(f"{VARIABLE} is `{given}`, which is no program: give vLLM's `vllm` or its Python")
+            raise HybError(f"{VARIABLE} is `{given}`, which is no program", hint="give vLLM's `vllm` or its Python")
         return (path, *MODULE) if Path(path).name.startswith("python") else (path,)
     if path := shutil.which("vllm", path=environ.get("PATH")):
         return (path,)
     return (sys.executable, *MODULE) if importlib.util.find_spec("vllm") else ()
+
+
+def require(environ: Mapping[str, str]) -> None:
+    """Raise HybError (exit 3) when there is no vLLM on this machine."""
+    if not program(environ):
+        raise HybError("there is no vLLM here", hint=f"{VARIABLE} names the `vllm` program, or the Python, of one")
 
 
 def has_gpu() -> bool:
@@ -150,14 +157,12 @@ def main(argv: list[str]) -> int:
     """Become vLLM."""
     try:
         job = child.main(argv)
-        found = program(os.environ)
-        if not found:
-            raise child.UnableError(f"there is no vLLM here; {VARIABLE} names the `vllm` program or the Python of one")
-        line = command(found, job, look(job))
+        require(os.environ)
+        line = command(program(os.environ), job, look(job))
         if job.leash:
             _end_with_parent()
         os.execve(line[0], line, environment(os.environ))
-    except child.UnableError as error:
+    except (child.UnableError, HybError) as error:
         return child.give_up(error)
     except OSError as error:
         return child.give_up(child.UnableError(f"vLLM can't be started: {os.strerror(error.errno or 0).lower()}"))

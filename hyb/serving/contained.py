@@ -1,0 +1,394 @@
+"""The engine of a service in a container of Podman's: no network, no right, nothing of the host but what it needs.
+
+The gateway runs on the host, as always; what reads the model, and what a stranger's prompt reaches, is shut in:
+
+    network      none: only loopback, so the one way in or out is the engine's Unix socket
+    host's files the folder of that socket (to write) and the model and adapters (read-only), 0 bytes copied
+    root         read-only; /tmp is a tmpfs of 64 MB from which nothing can be run
+    user         not root, in a user namespace of its own; no capability, no new privileges, Podman's seccomp profile
+    limits       memory, processes
+    life         it reads its leash (stdin): when the gateway dies, however it dies, the container ends and is removed
+
+`prepare` asks Podman what can be had, tries it with one short run, and says what is wrong; `launch` makes the command
+that the gateway starts; `sweep` removes what a killed hyb has left.
+
+An image in Podman's storage could be mounted in place of the store's folder, but not in a user namespace (see
+`hyb.containers.Mount`). The namespace is worth more; only where SELinux is on is the image taken, since a file of the
+store would have to be relabelled there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hyb import digest as dg
+from hyb import engine as programs
+from hyb import engine_podman, fs
+from hyb.artifact import Artifact
+from hyb.containers import Container, Mount, argv
+from hyb.engine_podman import PODMAN, PodmanInfo
+from hyb.errors import HybError
+from hyb.podman_errors import SUBUIDS, explained
+from hyb.progress import Say, silent
+from hyb.serving import child
+from hyb.serving.choice import LLAMA, VLLM
+from hyb.serving.gateway.types import GatewayJob
+
+IMAGES = {LLAMA: "localhost/hyb-serve-cpu:latest", VLLM: "localhost/hyb-serve-gpu:latest"}
+"""The image that serves with an engine, where no other is given."""
+BUILD = "podman build --network=none --build-arg BASE=IMAGE@sha256:… -t {0} -f containers/{1}/Containerfile WHEELS"
+OLDEST = (4, 3)
+USER = "1001:0"
+IDS = 2048  # user ids that a container gets
+SUBUID = Path("/etc/subuid")
+RANGES = (1879048192, 2147352576)
+"""User ids that no system uses (systemd's UIDS-GIDS), for root's containers where `containers` has no range."""
+SOCKETS, MODELS, ADAPTERS = "/run/hyb", "/models", "/adapters"
+TMP = 64 << 20
+BYTES_A_TOKEN = 128 << 10  # of key-value cache: on the safe side for models of a few billion parameters
+FIXED = {LLAMA: 1 << 30, VLLM: 16 << 30}
+"""Bytes beside the model: the program, its buffers, its cache of prompts."""
+STEP = 256 << 20  # memory limits are whole multiples of this
+PATIENCE = 120.0  # seconds that a container may take to start; a runtime that hangs is ended then
+SERVICE, OWNER = "io.hyb.service", "io.hyb.owner"
+LOOK = "import os, sys; open(sys.argv[1], 'rb').read(4); os.unlink((open(sys.argv[2], 'x')).name)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asked for."""
+
+    image: str = ""
+    """The runtime image; "": the engine's own."""
+    runtime: str = ""
+    """OCI runtime: a name that Podman knows, or an absolute path."""
+    gpu: str = ""
+    """`all`, a number, or a CDI name; "" for none."""
+    memory: int = 0
+    """Bytes; 0: estimated."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the containers of a service are made. Plain data: it goes into the gateway's job."""
+
+    podman: str
+    image: str
+    owner: str
+    userns: str = ""
+    memory: int = 0
+    pids: int = 0
+    runtime: str = ""
+    devices: tuple[str, ...] = ()
+    model_image: str = ""
+    """Mounted in place of the job's model."""
+    selinux: bool = False
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Settings:
+        """From what JSON made of it."""
+        return Settings(**{**fields, "devices": tuple(fields.get("devices", ()))})
+
+
+# -- before the start ------------------------------------------------------------------------------------------------
+
+
+def prepare(job: GatewayJob, given: Artifact, run: Path, options: Options, *, say: Say = silent) -> GatewayJob:
+    """The job with how its containers are made; what a killed hyb left under its name is removed.
+
+    `given`: what was asked for, a model or an image of one. `run`: hyb's folder of services.
+    Raises HybError: exit 3 for no Podman, one older than 4.3, a socket alone, rootless without ids, an image, a
+    runtime or a device that is not there; exit 5 when a container can't be started for another reason.
+    """
+    if job.engine not in IMAGES and not options.image:
+        raise HybError(
+            f"no image serves with the engine `{job.engine}`",
+            hint="`hyb export … --format gguf` makes what `localhost/hyb-serve-cpu` serves, or give `--runtime-image`",
+        )
+    info = engine_podman.available()
+    check(info)
+    sweep(job.name, run, info)
+    image = options.image or IMAGES[job.engine]
+    if not engine_podman.image_exists(image, info):
+        raise missing_image(image)
+    packed = _packed(given, info)
+    if not info.limits:
+        say("this Podman can limit neither memory nor processes (rootless needs cgroups v2, delegated by systemd)")
+    found = Settings(
+        podman=programs.which("podman") or "podman",
+        image=image,
+        owner=owner(run),
+        userns=user_namespace(info, job.name, SUBUID.read_text() if SUBUID.exists() else "", bool(packed)),
+        memory=(options.memory or estimate(job, given.size)) if info.limits else 0,
+        pids=pids(job.engine, os.cpu_count() or 1) if info.limits else 0,
+        runtime=options.runtime,
+        devices=(device(options.gpu),) if options.gpu else (),
+        model_image=packed,
+        selinux=info.selinux,
+    )
+    return _tried(replace(job, where="podman", container=asdict(found)), say)
+
+
+def check(info: PodmanInfo) -> None:
+    """Raise HybError (exit 3) when this Podman can't do what is needed."""
+    engine_podman.require(info, OLDEST, "serving in a container")
+    if info.rootless and info.ids <= IDS:
+        raise HybError("rootless Podman has no range of user ids for a container", hint=SUBUIDS)
+
+
+def user_namespace(info: PodmanInfo, name: str, subuid: str, shared: bool = False) -> str:
+    """Which user ids a container gets (`hyb.containers.Container.userns`).
+
+    Rootless, or where root's `containers` has a range in /etc/subuid (its text): a range that Podman picks, and no
+    other container has. Else a range of this name's own among ids that no system uses. `shared`: none of its own,
+    since an image is to be mounted; the user inside is nobody's all the same.
+    """
+    if shared:
+        return ""
+    rows = [line.split(":") for line in subuid.splitlines()]
+    if info.rootless or any(r[0] == "containers" and len(r) == 3 and int(r[2]) >= IDS for r in rows):
+        return f"auto:size={IDS}"
+    first, last = RANGES
+    slot = int(dg.of_bytes(name.encode())[7:19], 16) % ((last - first) // IDS)
+    return f"range:{first + slot * IDS}:{IDS}"
+
+
+def estimate(job: GatewayJob, size: int) -> int:
+    """Bytes of memory for a model of `size` bytes, rounded up."""
+    need = size + FIXED.get(job.engine, FIXED[LLAMA]) + job.context * job.parallel * BYTES_A_TOKEN
+    return -(-need // STEP) * STEP
+
+
+def pids(engine: str, processors: int) -> int:
+    """Most processes and threads: llama.cpp takes a few a processor, torch many more."""
+    return 256 + (64 if engine == VLLM else 4) * processors
+
+
+def device(gpu: str) -> str:
+    """The CDI name of a GPU: `all` and numbers are NVIDIA's. Raises HybError for what can't be one."""
+    if "=" in gpu and "/" in gpu.partition("=")[0]:
+        return gpu
+    if gpu == "all" or gpu.isdigit():
+        return f"nvidia.com/gpu={gpu}"
+    raise HybError(f"`{gpu}` names no GPU", hint="give `all`, a number, or a CDI name such as `nvidia.com/gpu=0`")
+
+
+def missing_image(image: str) -> HybError:
+    """The error for a runtime image that Podman does not have."""
+    own = {name: engine for engine, name in IMAGES.items()}
+    if image not in own:
+        return HybError(f"Podman does not have the image `{image}`", hint="`podman images` lists those that it has")
+    kind = "serve-cpu" if own[image] == LLAMA else "serve-gpu"
+    return HybError(
+        f"Podman does not have the image `{image}`",
+        hint=f"build it: `{BUILD.format(image, kind)}` (containers/{kind}/Containerfile says what goes into WHEELS)",
+    )
+
+
+def owner(run: Path) -> str:
+    """Whose a container is: two hyb with folders of their own never touch each other's."""
+    return dg.of_bytes(os.fsencode(run.resolve()))[7:19]
+
+
+def _packed(given: Artifact, info: PodmanInfo) -> str:
+    """The name of the model's image, where it is to be mounted: SELinux is on, and Podman has this very image."""
+    if not info.selinux or given.kind != "image" or given.meta.get("runnable"):
+        return ""
+    name = engine_podman.full_name(str(given.meta.get("name", "")))
+    wanted = str(given.manifest["config"]["digest"]).removeprefix("sha256:")
+    return name if engine_podman.image_id(name, info) == wanted else ""
+
+
+def _tried(job: GatewayJob, say: Say) -> GatewayJob:
+    """The job, when a container starts with its settings. Raises HybError.
+
+    A runtime that shuts in by other means may not be able to mount a private folder in a user namespace (gVisor of 2022
+    is not): then it does without one. The user inside is nobody's all the same.
+    """
+    try:
+        _try(job)
+        return job
+    except HybError:
+        if not job.container["runtime"] or not job.container["userns"]:
+            raise
+    plain = replace(job, container={**job.container, "userns": ""})
+    _try(plain)
+    say(f"the runtime `{job.container['runtime']}` takes no user namespace here; it goes without one")
+    return plain
+
+
+def _try(job: GatewayJob) -> None:
+    """One short run with the very same settings: what is wrong is said now, and in words. Raises HybError."""
+    folder = Path(job.run, "try")
+    with fs.explained(f"can't make `{folder}`"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = Settings.of(job.container)
+    told = child.Job(model=job.model, name=job.name, socket=str(folder / "engine.sock"))
+    made = container(settings, job, told, name="", weights=_open_up(job, told))
+    look = replace(
+        made,
+        entrypoint=("python3",),
+        command=("-P", "-c", LOOK, f"{MODELS}/{_file(job, settings)}", f"{SOCKETS}/try"),
+        interactive=False,
+    )
+    try:
+        done = programs.run([*PODMAN, *argv(look)], check=False, timeout=PATIENCE)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    if done.returncode:
+        raise explained(done.stderr.decode(errors="replace"), "podman run")
+
+
+def _file(job: GatewayJob, settings: Settings) -> str:
+    """A file of the model as the container sees it, to look whether it may be read; "" for none."""
+    if settings.model_image:
+        return "../etc/hostname"  # an image's files are Podman's matter
+    return Path(job.model).name if Path(job.model).is_file() else "config.json"
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def launch(job: GatewayJob, told: child.Job) -> dict[str, Any]:
+    """How the gateway starts an engine: the fields of its `Launch`. Raises OSError.
+
+    The socket's folder is opened to all: the one it lies in is its owner's alone, and in the container it is all there
+    is.
+    """
+    settings = Settings.of(job.container)
+    name = f"hyb-{job.name}-{secrets.token_hex(4)}"
+    weights = _open_up(job, told)
+    pidfile = Path(job.run, f"{name}.pid")
+    line = argv(container(settings, job, told, name=name, weights=weights))
+    at = line.index("run") + 1
+    return {
+        "argv": [settings.podman, *PODMAN[1:], *line[:at], f"--pidfile={pidfile}", *line[at:]],
+        "socket": told.socket,
+        "cleanup": functools.partial(_forget, name, pidfile),
+        "memory": functools.partial(_memory, pidfile),
+    }
+
+
+def container(settings: Settings, job: GatewayJob, told: child.Job, *, name: str, weights: Path) -> Container:
+    """The engine's container. Pure. `weights`: the folder with the model."""
+    label = "z" if settings.selinux else ""
+    model = (
+        Mount("image", settings.model_image, MODELS)
+        if settings.model_image
+        else Mount("bind", str(weights), MODELS, label=label)
+    )
+    adapters = [Mount("bind", a.path, _inside(i, a), label=label) for i, a in enumerate(told.adapters)]
+    folder = str(Path(told.socket).parent)
+    gpu = job.engine == VLLM
+    return Container(
+        settings.image,
+        name=name,
+        command=("--engine-only",),
+        entrypoint=("python3", "-P", "-m", "hyb.serving"),
+        env=environment(job, told),
+        mounts=(
+            model,
+            *adapters,
+            Mount("bind", folder, SOCKETS, read_only=False, label="Z" if settings.selinux else ""),
+            Mount("tmpfs", "", "/tmp", size=TMP if not gpu else TMP << 6, executable=gpu),  # compiled kernels
+        ),
+        network="none",
+        user=USER,
+        devices=settings.devices,
+        labels={SERVICE: job.name, OWNER: settings.owner, "io.hyb.model": job.digest},
+        memory=settings.memory or None,
+        pids=settings.pids,
+        userns=settings.userns,
+        runtime=settings.runtime,
+        tmpfs=False,
+        stop_timeout=10,
+        umask="0000",  # the gateway is another user, and must be able to connect
+        interactive=True,
+        log="none",
+        shm=(2 << 30) if gpu else 0,
+    )
+
+
+def environment(job: GatewayJob, told: child.Job) -> dict[str, str]:
+    """What the container's entry point is told."""
+    return {
+        "HOME": "/tmp",  # the root file system is read-only
+        "HYB_MODELS": MODELS,
+        "HYB_ADAPTERS": ADAPTERS if told.adapters else "",
+        "HYB_NAME": job.name,
+        "HYB_CONTEXT": str(told.context),
+        "HYB_PARALLEL": str(told.parallel),
+        "HYB_UNIX_SOCKET": f"{SOCKETS}/{Path(told.socket).name}",
+        "HYB_LEASH": "1",
+    }
+
+
+def _inside(index: int, adapter: child.Adapter) -> str:
+    """Where an adapter is mounted. The number keeps their order, by which llama.cpp knows them."""
+    where = f"{ADAPTERS}/{index:04d}.{adapter.name}"
+    return f"{where}/adapter.gguf" if adapter.path.endswith(".gguf") else where
+
+
+def _open_up(job: GatewayJob, told: child.Job) -> Path:
+    """Let the container's user walk through the folders that it is given; the folder with the model.
+
+    Folders of hyb's own alone, whose files are read-only: below a folder that others can't enter, they stay private.
+    """
+    Path(told.socket).parent.chmod(0o777)
+    model = Path(job.model)
+    weights = model.parent if model.is_file() else model
+    for top in (weights, *(Path(a.path) for a in told.adapters)):
+        for folder in (top, *top.rglob("*")) if top.is_dir() else ():
+            mode = folder.stat().st_mode
+            if stat.S_ISDIR(mode) and mode & 0o5 != 0o5:
+                folder.chmod(stat.S_IMODE(mode) | 0o5)
+    return weights
+
+
+# -- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def sweep(name: str, run: Path, info: PodmanInfo | None = None) -> int:
+    """Remove the containers of the service `name` that hyb (with this folder) started; how many. Raises HybError."""
+    info = info or engine_podman.available()
+    found = engine_podman.containers({SERVICE: name, OWNER: owner(run)}, info)
+    for identity in found:
+        engine_podman.remove_container(identity, info)
+    return len(found)
+
+
+def _forget(name: str, pidfile: Path) -> None:
+    """Remove a container whose `podman run` has ended: killed itself, it can't have done so. Does not wait for it."""
+
+    def remove() -> None:
+        with contextlib.suppress(HybError):
+            programs.run([*PODMAN, "rm", "--force", "--ignore", "--time=0", name], check=False, timeout=PATIENCE)
+        pidfile.unlink(missing_ok=True)
+
+    threading.Thread(target=remove).start()
+
+
+def _memory(pidfile: Path, _client: int) -> int:
+    """Bytes that the processes of the container have in memory; 0 when it is gone."""
+    try:
+        waiting = [int(pidfile.read_text())]
+    except (OSError, ValueError):
+        return 0
+    total = 0
+    while waiting:
+        process = Path("/proc", str(waiting.pop()))
+        with contextlib.suppress(OSError):
+            lines = (process / "status").read_text().splitlines()
+            total += next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), 0)
+            waiting += [int(p) for p in (process / "task" / process.name / "children").read_text().split()]
+    return total

@@ -1,0 +1,320 @@
+"""What shuts an engine in, read off the real container: of its processes, from outside, as the kernel sees them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyb import engine_podman
+from hyb.artifact import Artifact
+from hyb.containers import Container, argv
+from hyb.errors import Exit, HybError
+from hyb.formats import modelpack
+from hyb.serving import child, contained
+from hyb.serving.gateway.types import GatewayJob
+from hyb.store import Store
+from tests import python_base
+from tests.need import need
+from tests.podman_env import BASE, podman_home  # noqa: F401
+from tests.unix_http import asked
+
+pytestmark = [pytest.mark.podman]
+QUESTION = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def model(podman_home: Path, smollm2_gguf: Path) -> tuple[Store, Artifact]:  # noqa: F811
+    """A real model in a store, and the runtime image in Podman."""
+    need("xllamacpp")
+    python_base.build(podman_home / "python")
+    python_base.serve(podman_home / "serve", contained.IMAGES["llama.cpp"])
+    store = Store(podman_home / "data" / "hyb" / "store")
+    files = [modelpack.file("model.gguf", store.add_file(smollm2_gguf))]
+    return store, store.add_artifact("model", files, meta={"format": "gguf", "name": "small", "context": 256})
+
+
+@dataclass
+class Engine:
+    """An engine in its container, and the way to it."""
+
+    name: str
+    client: subprocess.Popen[bytes]
+    leash: int
+    socket: Path
+    pid: int
+    """Of the container's process 1, on the host."""
+    memory: int
+    """Its limit."""
+    pids: int
+
+    def processes(self) -> list[Path]:
+        """All processes of the container, as /proc has them."""
+        space = _space(Path("/proc", str(self.pid)))
+        return [p for p in Path("/proc").iterdir() if p.name.isdigit() and _space(p) == space]
+
+    def inside(self, code: str) -> str:
+        """What a line of Python says, run in the container."""
+        line = [*engine_podman.PODMAN, "exec", self.name, "python3", "-c", code]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _space(process: Path) -> str:
+    try:
+        return str((process / "ns" / "pid").readlink())
+    except OSError:
+        return ""
+
+
+def started(home: Path, model: tuple[Store, Artifact], name: str, **options: Any) -> Engine:
+    """An engine that answers, started as the gateway starts it."""
+    store, artifact = model
+    run = home / "r"
+    run.mkdir(mode=0o700, exist_ok=True)
+    gguf = store.view(artifact) / "model.gguf"
+    job = GatewayJob(name=name, engine="llama.cpp", model=str(gguf), run=str(run), context=256, digest=artifact.digest)
+    job = contained.prepare(job, artifact, run, contained.Options(**options))
+    folder = run / name
+    folder.mkdir(mode=0o700)
+    told = child.Job(job.model, name, str(folder / "engine.sock"), context=256, leash=True)
+    how = contained.launch(job, told)
+    ours, theirs = os.pipe()
+    with (home / "log").open("wb") as log:
+        client = subprocess.Popen(how["argv"], stdin=ours, stderr=log)
+    os.close(ours)
+    container = next(a.removeprefix("--name=") for a in how["argv"] if a.startswith("--name="))
+    until(lambda: answers(told.socket), client, home / "log")
+    pid = int((run / f"{container}.pid").read_text())
+    limits = job.container
+    assert how["memory"](client.pid) > 30 << 20
+    return Engine(container, client, theirs, Path(told.socket), pid, limits["memory"], limits["pids"])
+
+
+def until(true: Any, client: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        said = log.read_text() if log else ""
+        assert client is None or client.poll() is None, said
+        assert time.monotonic() < deadline, said
+        time.sleep(0.03)
+
+
+def answers(socket: str) -> bool:
+    try:
+        return asked(Path(socket), "/health")[0] == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def engine(podman_home: Path, model: tuple[Store, Artifact]) -> Iterator[Engine]:  # noqa: F811
+    found = started(podman_home, model, "bot")
+    yield found
+    os.close(found.leash)
+    found.client.wait(timeout=30)
+
+
+def test_it_answers_through_its_socket(engine: Engine) -> None:
+    status, answer = asked(engine.socket, "/v1/chat/completions", QUESTION)
+    assert status == 200, answer
+    assert answer["usage"]["completion_tokens"] >= 1
+
+
+def test_no_process_has_a_capability_new_privileges_or_all_system_calls(engine: Engine) -> None:
+    found = engine.processes()
+    assert len(found) >= 2  # the init and the engine
+    for process in found:
+        status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+        for caps in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(status[caps], 16) == 0, (process, caps)
+        assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"  # a filter: Podman's profile
+
+
+def test_its_user_is_not_root_and_its_ids_are_of_a_namespace_of_its_own(engine: Engine) -> None:
+    first = int((Path("/proc", str(engine.pid), "uid_map")).read_text().split()[1])
+    assert first > 0
+    for process in engine.processes():
+        uid = process.stat().st_uid
+        assert uid == first + 1001  # on the host: of nobody
+        assert (process / "ns/user").readlink() != Path("/proc/self/ns/user").readlink()
+    assert engine.inside("import os; print(os.getuid(), os.geteuid())") == "1001 1001"
+
+
+def test_it_sees_only_loopback_and_has_no_way_out(engine: Engine) -> None:
+    devices = (Path("/proc", str(engine.pid), "net/dev")).read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in devices] == ["lo"]
+    routes = (Path("/proc", str(engine.pid), "net/route")).read_text().splitlines()[1:]
+    assert not [r for r in routes if r.strip()]
+    code = "import socket; s = socket.socket(); print(s.connect_ex(('192.0.2.1', 9)))"
+    assert engine.inside(code) == str(errno.ENETUNREACH)
+    listening = [line.split() for line in Path("/proc", str(engine.pid), "net/tcp").read_text().splitlines()[1:]]
+    assert not [fields for fields in listening if fields[3] == "0A"]
+
+
+def test_nothing_can_be_written_but_the_socket_s_folder_and_a_small_tmp_that_runs_nothing(engine: Engine) -> None:
+    code = """
+import os, json, shutil
+def tried(path):
+    try:
+        open(path, "w").close()
+        return 0
+    except OSError as error:
+        return error.errno
+places = ["/x", "/etc/x", "/usr/x", "/models/x", "/models/model.gguf", "/run/x", "/var/tmp/x", "/run/hyb/x", "/tmp/x"]
+found = {p: tried(p) for p in places}
+shutil.copy("/bin/busybox", "/tmp/b")
+os.chmod("/tmp/b", 0o755)
+try:
+    os.execv("/tmp/b", ["b"])
+except OSError as error:
+    found["exec"] = error.errno
+os.unlink("/run/hyb/x"); os.unlink("/tmp/b")
+found["tmp"] = shutil.disk_usage("/tmp").total
+print(json.dumps(found))
+"""
+    found = json.loads(engine.inside(code))
+    assert found.pop("tmp") == contained.TMP
+    assert found.pop("exec") == errno.EACCES
+    assert {p for p, error in found.items() if not error} == {"/run/hyb/x", "/tmp/x"}
+    denied = (errno.EROFS, errno.EACCES, errno.ENOENT)
+    assert all(error in denied for error in found.values() if error), found
+    assert found["/x"] == found["/models/x"] == errno.EROFS
+
+
+def test_the_model_is_the_store_s_own_file_read_only_and_nothing_else_of_the_host_is_seen(
+    engine: Engine,
+    podman_home: Path,  # noqa: F811
+    model: tuple[Store, Artifact],
+) -> None:
+    mounts = [line.split() for line in Path("/proc", str(engine.pid), "mountinfo").read_text().splitlines()]
+    by_target = {m[4]: m for m in mounts}
+    assert "ro" in by_target["/"][5].split(",")
+    assert "ro" in by_target["/models"][5].split(",")
+    ours = {m[4] for m in mounts if str(podman_home) in m[3] and "/userdata" not in m[3] and "/storage" not in m[3]}
+    assert ours == {"/models", "/run/hyb"}
+    real = Path("/proc", str(engine.pid), "root/models/model.gguf").stat()
+    store, artifact = model
+    blob = store.blob_path(artifact.files[0].blob.digest).stat()
+    assert (real.st_dev, real.st_ino) == (blob.st_dev, blob.st_ino)  # 0 bytes were copied
+    assert engine.inside("import os; print(os.listdir('/run/hyb'))") == "['engine.sock']"
+
+
+def test_memory_and_processes_are_limited_by_the_kernel(engine: Engine) -> None:
+    assert limit(engine.pid, "memory", "memory.limit_in_bytes", "memory.max") == engine.memory
+    assert limit(engine.pid, "pids", "pids.max", "pids.max") == engine.pids
+
+
+def limit(pid: int, controller: str, first: str, second: str) -> int:
+    """A limit as the kernel has it, with cgroups v1 or v2."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return int(Path(f"/sys/fs/cgroup/{controller}{path}/{first}").read_text())
+    path = next(x.split(":", 2)[2] for x in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if x.startswith("0::"))
+    return int(Path(f"/sys/fs/cgroup{path}/{second}").read_text())
+
+
+def test_it_bears_hyb_s_labels_and_no_secret(engine: Engine, model: tuple[Store, Artifact]) -> None:
+    seen = subprocess.run([*engine_podman.PODMAN, "inspect", engine.name], capture_output=True, check=True).stdout
+    labels = json.loads(seen)[0]["Config"]["Labels"]
+    assert labels["io.hyb.service"] == "bot"
+    assert labels["io.hyb.model"] == model[1].digest
+    told = b"".join((p / "environ").read_bytes() for p in engine.processes())
+    assert b"HYB_MODELS" in told
+    assert b"key" not in told.lower().replace(b"hyb_key_file=", b"")
+    assert b"hyb_sk_" not in seen + told
+
+
+def test_when_podman_s_own_process_is_killed_the_container_ends_and_is_gone(
+    podman_home: Path,  # noqa: F811
+    model: tuple[Store, Artifact],
+) -> None:
+    found = started(podman_home, model, "cut")
+    found.client.kill()
+    found.client.wait()
+    until(lambda: not engine_podman.containers({"io.hyb.service": "cut"}))
+    assert not Path("/proc", str(found.pid)).exists()
+    os.close(found.leash)
+
+
+def test_only_containers_that_this_hyb_started_are_removed(podman_home: Path) -> None:  # noqa: F811
+    run = podman_home / "r"
+    mine = {"io.hyb.service": "old", "io.hyb.owner": contained.owner(run)}
+    other = {"io.hyb.service": "old", "io.hyb.owner": "another"}
+    for name, labels in (("mine", mine), ("other", other), ("unit", {"io.hyb.service": "old"})):
+        made = Container(BASE, ("sleep", "100"), name=f"hyb-t-{name}", labels=labels, detach=True, stop_timeout=0)
+        engine_podman.run_container(made)
+    try:
+        assert contained.sweep("old", run) == 1
+        assert len(engine_podman.containers({"io.hyb.service": "old"})) == 2
+    finally:
+        for name in ("mine", "other", "unit"):
+            engine_podman.remove_container(f"hyb-t-{name}")
+
+
+# -- another runtime, a GPU ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gvisor(podman_home: Path) -> str:  # noqa: F811
+    """gVisor as Debian has it. Its network is the container's: none."""
+    need("runsc")
+    path = podman_home / "gvisor"
+    options = "--platform=ptrace --ignore-cgroups --network=none --host-uds=create"
+    path.write_text(f'#!/bin/sh\nexec {shutil.which("runsc")} {options} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_second_oci_runtime_runs_the_engine_on_another_kernel(
+    podman_home: Path,  # noqa: F811
+    model: tuple[Store, Artifact],
+    gvisor: str,
+) -> None:
+    found = started(podman_home, model, "visor", runtime=gvisor)
+    try:
+        assert "Starting gVisor" in subprocess.run(
+            [*engine_podman.PODMAN, "exec", found.name, "dmesg"], capture_output=True, text=True, check=True
+        ).stdout  # fmt: skip
+        assert asked(found.socket, "/v1/chat/completions", QUESTION)[0] == 200
+    finally:
+        os.close(found.leash)
+        found.client.wait(timeout=30)
+
+
+def test_a_runtime_and_a_gpu_that_are_not_there_are_said_before_anything_starts(
+    podman_home: Path,  # noqa: F811
+    model: tuple[Store, Artifact],
+) -> None:
+    with pytest.raises(HybError, match="does not have this OCI runtime") as caught:
+        started(podman_home, model, "kata", runtime="kata")
+    assert caught.value.code == Exit.INPUT
+    with pytest.raises(HybError, match="no CDI file describes it") as caught:
+        started(podman_home, model, "gpu", gpu="all")
+    assert "nvidia-ctk" in caught.value.hint
+
+
+def test_a_cdi_device_reaches_the_container(podman_home: Path) -> None:  # noqa: F811
+    if os.getuid() or not shutil.which("unshare"):
+        pytest.skip("a CDI file of the test's own needs root and `unshare`")
+    edits = {"env": ["HYB_SEES=gpu0"], "deviceNodes": [{"path": "/dev/hyb-gpu", "hostPath": "/dev/null"}]}
+    spec = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": "all", "containerEdits": edits}]}
+    (podman_home / "cdi.json").write_text(json.dumps(spec))
+    look = ("-c", "echo $HYB_SEES; test -c /dev/hyb-gpu && echo node")
+    made = Container(BASE, look, entrypoint=("sh",), devices=(contained.device("all"),))
+    script = 'mkdir -p /run/cdi && mount -t tmpfs cdi /run/cdi && cp "$1" /run/cdi/ && shift && exec "$@"'
+    line = ["sh", "-c", script, "sh", str(podman_home / "cdi.json"), *engine_podman.PODMAN, *argv(made)]
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation=private", *line], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["gpu0", "node"], done.stderr
