@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +33,9 @@ def bench(
     answer: Annotated[int, typer.Option("--answer", metavar="TOKENS", help="Tokens of an answer.")] = 128,
     requests: Annotated[int, typer.Option("--requests", metavar="N", help="Requests a client at each level.")] = 2,
     seconds: Annotated[float, typer.Option("--seconds", help="In place of N: go on for so long at each level.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Other prompts of the same lengths.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="The same prompts again; a server may still know them.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON, too.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot as SVG.")] = None,
 ) -> None:
@@ -49,6 +52,7 @@ def bench(
 
     levels, prompts = _numbers(clients, "--clients"), _numbers(prompt, "--prompt")
     _positive(answer=answer, requests=requests)
+    seed = secrets.randbelow(1 << 30) if seed is None else seed
     found = endpoint.find(name, os.environ, url=url, key_file=key_file, ca=ca, offline=s.offline)
     if s.dry_run:
         count = sum(n * requests for n in levels) * len(prompts)
@@ -64,7 +68,7 @@ def bench(
         for shape in shapes
         for count in levels
     ]
-    _report(s, found, shapes, rows, limit, weights, out, plot)
+    _report(s, found, shapes, rows, limit, weights, seed, out, plot)
 
 
 def _level(
@@ -132,7 +136,7 @@ def _limit(found: Endpoint, s: Session) -> tuple[float, int]:
 
 def _report(
     s: Session, found: Endpoint, shapes: Sequence[Shape], rows: list[dict[str, Any]], limit: float, weights: int,
-    out: Path | None, plot: Path | None,
+    seed: int, out: Path | None, plot: Path | None,
 ) -> None:  # fmt: skip
     import json
 
@@ -141,7 +145,7 @@ def _report(
     from hyb.errors import Exit, HybError
     from hyb.serving import benchmark
 
-    value: dict[str, Any] = {"server": found.name, "model": shapes[0].model, "levels": rows}
+    value: dict[str, Any] = {"server": found.name, "model": shapes[0].model, "seed": seed, "levels": rows}
     notes = benchmark.notes(rows, asked_eos=shapes[0].ignore_eos)
     if limit:
         value["memory_bandwidth_bytes_per_s"], value["weights_bytes"] = round(limit), weights

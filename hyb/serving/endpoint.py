@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyb.errors import Exit, HybError
-from hyb.serving import manager
+from hyb.serving import live, manager
 from hyb.serving.client import Address, Client, checked
 from hyb.serving.port import is_loopback
 from hyb.serving.service import Service
@@ -74,8 +74,8 @@ def find(
             f"`{target}` is not being served", hint=f"being served: {_list(running)}; `hyb serve {target} --detach`"
         )
     service = running[target or next(iter(running))]
-    address = Address(service.url, _key(key_file or Path(service.key_path)), str(ca or ""))
-    return Endpoint(service.name, address, service)
+    address = live.address(service, _key(key_file or Path(service.key_path)))
+    return Endpoint(service.name, replace(address, ca=str(ca)) if ca else address, service)
 
 
 def unencrypted(address: Address) -> str:

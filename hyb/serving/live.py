@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,13 @@ class Look:
     memory: int = 0
 
     def total(self, name: str, label: str = "") -> float | None:
-        """The sum of a metric's series whose labels hold `label`; None when there is none."""
-        values = [v for (n, labels), v in self.metrics.items() if n == name and label in labels]
+        """The sum of a metric's series whose labels hold `label`; None when there is none.
+
+        What no model answers (a look at the metrics, as this one) is not in it.
+        """
+        values = [
+            v for (n, labels), v in self.metrics.items() if n == name and label in labels and 'model=""' not in labels
+        ]
         return sum(values) if values else None
 
 
@@ -117,6 +122,13 @@ def parse(text: str) -> dict[tuple[str, str], float]:
     return found
 
 
+def address(service: Service, key: str) -> Address:
+    """Where it is asked: over TLS it shows a certificate of its own, without a port it has a Unix socket only."""
+    if service.port < 0:
+        return Address("http://localhost/v1", key, socket=service.unix_socket)
+    return Address(service.url, key, ca=service.tls_cert)
+
+
 def job(service: Service) -> Mapping[str, Any]:
     """What the service was told; empty when that can't be read."""
     try:
@@ -128,10 +140,8 @@ def job(service: Service) -> Mapping[str, Any]:
 
 def ask_owner(service: Service) -> Mapping[str, Any]:
     """The state that the owner's socket tells; empty without one."""
-    told = job(service)
-    path = told.get("admin_socket") or str(Path(told.get("run", ""), f"{service.name}.admin.sock"))
     with contextlib.suppress(HybError, ValueError):
-        status, data = client.over_socket(path, "GET", "/state", timeout=PATIENCE)
+        status, data = client.over_socket(service.admin_socket, "GET", "/state", timeout=PATIENCE)
         state = json.loads(data) if status == 200 else {}
         return state if isinstance(state, dict) else {}
     return {}
@@ -176,9 +186,7 @@ def resident(pids: Sequence[int]) -> int:
 
 
 def _public(service: Service, path: str) -> tuple[int, bytes]:
-    """GET a path beside the API, over TLS with the service's own certificate where it has one."""
-    told = job(service)
-    root = service.url.removesuffix("/v1")
-    address = Address(root, service.key, str(told.get("tls_cert") or ""), str(told.get("unix_socket") or ""))
-    with Client(address, timeout=PATIENCE) as one:
+    """GET a path beside the API."""
+    found = address(service, service.key)
+    with Client(replace(found, url=found.url.removesuffix("/v1")), timeout=PATIENCE) as one:
         return one.request("GET", path)

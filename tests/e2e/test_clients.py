@@ -259,7 +259,9 @@ def test_bench_without_a_server_or_with_a_wrong_level_is_a_mistake(home: Hyb, bo
 
 def test_top_shows_what_runs_as_a_table_as_json_and_on_a_terminal(home: Hyb, bot: Service) -> None:
     (row,) = home.json("top", "bot", "--interval", "0.2")
-    assert row["name"] == "bot"
+    assert row["name"] == "bot" and row["ready"]
+    assert row["requests"] >= 1 and row["running"] == row["waiting"] == row["restarts"] == 0
+    assert row["tokens_per_s"] == 0.0 and row["up_s"] > 0
     assert row["memory_bytes"] > 100_000_000
     assert "bot" in home.ok("top", "--interval", "0.2").splitlines()[1]
     assert "`nope` is not being served" in home.fails(3, "top", "nope")

@@ -14,6 +14,7 @@ hyb_queue_depth 1.0
 hyb_requests_total{model="bot",path="/v1/chat/completions",status="200"} 7.0
 hyb_requests_total{model="bot",path="/v1/chat/completions",status="429"} 2.0
 hyb_requests_total{model="bot",path="/v1/chat/completions",status="500"} 1.0
+hyb_requests_total{model="",path="/metrics",status="200"} 40.0
 hyb_tokens_total{model="bot",kind="prompt"} 50.0
 hyb_tokens_total{model="bot",kind="completion"} 100.0
 hyb_ttft_seconds_sum{model="bot"} 1.0
