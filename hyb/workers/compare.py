@@ -41,9 +41,18 @@ TEXTS = (
     "!!!??? ... --- ### ((([[[{{{ <>/\\|~`^@",
     "a\u00a0b\u200bc\u3000d\u2028e",
     "word " * 20 + "\n" * 5 + " " * 9 + "end",
+    " " * 70 + "x" + "\t" * 9 + "y" + " \n" * 7 + "\n \n  \n   z",
+    "q̃ x̂ m̈ r̄ z̴̡̧ ক্ষ ನ್ನ ཧཱུྃ กำ้ ﷽ e⃝",
+    "٠١٢٣ 一二三 Ⅷ ⁴⁵ ① 12,345.67 1'000 00000000000000000000 9" + "9" * 40,
+    "a｜b <｜ x ｜> <｜User <|im_start <|im_end| > [INST] ▁ Ġ Ċ",
+    "SELECT * FROM t WHERE a<>'b' AND c!=d;--\n\t#include <stdio.h>\r\nx+=y<<2;/*…*/ λx.x ∀x∈ℝ: x²≥0 →",
+    "👨🏽‍🚀 ❤️‍🔥 🇺🇳 #️⃣ 🫠",
     "",
 )
-"""What tokenizers disagree on: spaces, digits, contractions, scripts, emoji. All in NFC."""
+"""What tokenizers disagree on: spaces, digits, contractions, scripts, marks, code, emoji, what is almost a special
+token. All in NFC: llama.cpp does not normalize, so a text that is not would differ for a tokenizer that does. `</s>`
+is not among them: llama.cpp takes it for a special token wherever a vocabulary has it, as Qwen2's has as an ordinary
+one."""
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
