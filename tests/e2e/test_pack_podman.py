@@ -24,6 +24,7 @@ from hyb.formats import modelpack
 from hyb.stages import pack
 from hyb.stages.base import Context
 from hyb.store import Store
+from tests.hyb import Hyb
 from tests.need import need
 from tests.podman_env import BASE, podman_home, run, service  # noqa: F401
 
@@ -169,6 +170,44 @@ def test_a_model_packed_on_a_base_image_runs(way: str, store: Store, tmp_path: P
     name = engine_podman.deliver(store, image, image.meta["name"])
     ended = run(Container(name, ("sha256sum", "/models/model.gguf")))
     assert ended.stdout.decode().split()[0] == hashlib.sha256(weights).hexdigest()
+
+
+def an_adapter(store: Store, data: bytes) -> Artifact:
+    file = modelpack.file("adapter.gguf", store.add_bytes(data))
+    return store.add_artifact("adapter", [file], meta={"format": "gguf", "base": "sha256:" + "b" * 64})
+
+
+def disk(folder: Path) -> int:
+    """Bytes on the disk."""
+    return sum(p.lstat().st_blocks * 512 for p in folder.rglob("*"))
+
+
+def test_an_update_gives_podman_the_layer_of_the_adapter_alone(podman_home: Path, tmp_path: Path) -> None:  # noqa: F811
+    hyb = Hyb(tmp_path)
+    store = Store(hyb.store)
+    weights, first, second = os.urandom(40 << 20), os.urandom(5 << 20), os.urandom(5 << 20)
+    model = store.add_artifact(
+        "model",
+        [modelpack.file("model.gguf", store.add_bytes(weights))],
+        meta={"format": "gguf", "name": "Tiny", "base": "sha256:" + "b" * 64},
+    )
+    store.tag("bot", model.digest)
+    for name, data in (("lora-1", first), ("lora-2", second)):
+        store.tag(name, an_adapter(store, data).digest)
+    hyb.ok("pack", "bot", "--adapter", "support=lora-1", "--name", "bot-image", "--to-podman")
+    before = disk(podman_home / "storage")
+    said = hyb.json("pack", "--update", "bot-image", "--adapter", "support=lora-2")
+    assert said["podman"] == "localhost/bot-image:latest"
+    assert said["layers_rewritten"] == 1 and said["rewritten"] <= 1.1 * len(second)
+    assert disk(podman_home / "storage") - before <= 1.1 * len(second)
+    look = "sha256sum /i/models/model.gguf /i/adapters/support/adapter.gguf"
+    ended = run(Container(BASE, ("sh", "-c", look), mounts=(Mount("image", said["podman"], "/i"),)))
+    sums = [line.split()[0] for line in ended.stdout.decode().splitlines()]
+    assert sums == [hashlib.sha256(weights).hexdigest(), hashlib.sha256(second).hexdigest()]
+    other = hyb.json("pack", "--update", "bot-image", "--adapter", "sales=lora-1", "--name", "next")
+    assert other["podman"] == "" and [a["name"] for a in other["adapters"]] == ["sales", "support"]
+    assert "is no image" in hyb.fails(3, "pack", "--update", "bot", "--adapter", "support=lora-1")
+    assert "write NAME=ARTIFACT" in hyb.fails(2, "pack", "--update", "next", "--adapter", "Über=lora-1")
 
 
 def test_a_container_has_no_right_that_it_was_not_given(way: str, podman_home: Path) -> None:  # noqa: F811
