@@ -28,15 +28,15 @@ trap 'podman rm -f -t 2 hyb-demo >/dev/null 2>&1 || true; rm -f "$key"' EXIT
 python3 -c 'import secrets; print("hyb_sk_" + secrets.token_urlsafe(32))' > "$key"
 chmod 0444 "$key"
 podman run -d --name hyb-demo --read-only --cap-drop=all --security-opt=no-new-privileges --pids-limit=256 \
-  -p 127.0.0.1:8099:8000 --mount type=image,source=localhost/hyb-demo-model,destination=/models \
+  -e HYB_NAME=demo -p 127.0.0.1:8099:8000 --mount type=image,source=localhost/hyb-demo-model,destination=/models \
   -v "$key:/run/secrets/api-key:ro" "$runtime" >/dev/null
 for _ in $(seq 60); do
-  python3 -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:8099/health", timeout=2)' 2>/dev/null && break
+  python3 -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:8099/ready", timeout=2)' 2>/dev/null && break
   sleep 1
 done
 KEY_FILE=$key QUESTION=$question python3 - <<'PY'
 import json, os, urllib.request
-body = {"model": "default", "max_tokens": 48, "temperature": 0, "messages": [{"role": "user", "content": os.environ["QUESTION"]}]}
+body = {"model": "demo", "max_tokens": 48, "temperature": 0, "messages": [{"role": "user", "content": os.environ["QUESTION"]}]}
 headers = {"Authorization": "Bearer " + open(os.environ["KEY_FILE"]).read().strip(), "Content-Type": "application/json"}
 request = urllib.request.Request("http://127.0.0.1:8099/v1/chat/completions", json.dumps(body).encode(), headers)
 print("from the container:", json.load(urllib.request.urlopen(request, timeout=120))["choices"][0]["message"]["content"])

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import pytest
 from hyb import engine_podman
 from hyb.containers import Container, Mount
 from hyb.formats import modelpack
-from hyb.stages import pack
+from hyb.stages import pack, serve
 from hyb.stages.base import Context
 from hyb.store import Store
 from tests import python_base
+from tests.need import need, oracle
 from tests.podman_env import podman_home, run  # noqa: F401
 
 pytestmark = [pytest.mark.podman, pytest.mark.slow]
@@ -69,8 +70,10 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def asked(path: Path, url: str, body: Any = None, key: str = KEY) -> tuple[int, Any]:
-    connection = UnixConnection(path)
+def asked(place: Path | int, url: str, body: Any = None, key: str = KEY) -> tuple[int, Any]:
+    """Ask at a socket, or at a port on loopback."""
+    unix = isinstance(place, Path)
+    connection = UnixConnection(place) if unix else http.client.HTTPConnection("127.0.0.1", place, timeout=120)
     try:
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         connection.request("POST" if body else "GET", url, json.dumps(body) if body else None, headers)
@@ -111,16 +114,16 @@ def served(podman_home: Path, image: str, model_image: str) -> Iterator[Path]:  
         engine_podman.remove_container(server.name)
 
 
-def until_ready(path: Path) -> None:
+def until_ready(place: Path | int, container: str = "hyb-test-serve") -> None:
     deadline = time.monotonic() + 120
     while True:
         try:
-            if asked(path, "/health")[0] == 200:
+            if asked(place, "/ready")[0] == 200:
                 return
-        except OSError:
+        except (OSError, http.client.HTTPException):
             pass
-        running = podman("inspect", "--format", "{{.State.Running}}", "hyb-test-serve").strip()
-        assert running == "true" and time.monotonic() < deadline, podman("logs", "hyb-test-serve")
+        running = podman("inspect", "--format", "{{.State.Running}}", container).strip()
+        assert running == "true" and time.monotonic() < deadline, podman("logs", container)
         time.sleep(0.1)
 
 
@@ -143,9 +146,112 @@ def test_a_real_model_answers_as_a_stranger_without_rights_or_network(served: Pa
     assert "CapEff:\t0000000000000000" in inside
     assert "NoNewPrivs:\t1" in inside
     assert KEY not in podman("logs", "hyb-test-serve") + podman("inspect", "hyb-test-serve")
+    assert streamed_through_a_stop(served) == "data: [DONE]", "SIGTERM cut an answer"
+
+
+def streamed_through_a_stop(place: Path) -> str:
+    """The last line of an answer in whose middle the container is told to stop; the container ends by itself."""
+    body = {"model": "bot", "temperature": 0, "max_tokens": 30, "stream": True}
+    body["messages"] = [{"role": "user", "content": "Tell me a long story about a cat."}]
+    connection = UnixConnection(place)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    answer = connection.getresponse()
+    assert answer.readline().startswith(b"data: {")
     started = time.monotonic()
-    podman("stop", "--time=8", "hyb-test-serve")
-    assert time.monotonic() - started < 6, "SIGTERM did not end it"
+    stop = subprocess.Popen([*engine_podman.PODMAN, "stop", "--time=20", "hyb-test-serve"], stdout=subprocess.DEVNULL)
+    lines = [line for line in answer.read().decode().splitlines() if line]
+    assert stop.wait(timeout=30) == 0
+    assert time.monotonic() - started < 15, "SIGTERM did not end it"
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", "hyb-test-serve").strip() == "0"
+    connection.close()
+    return lines[-1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def applied(podman_home: Path, image: str, model_image: str, tmp_path: Path) -> Iterator[Callable[[str], int]]:  # noqa: F811
+    """Does what APPLY.md says for a target, word for word, and gives the port; what `down` names is done at the end."""
+    store = Store(podman_home / "store")
+    found = next(a for a in store.artifacts() if a.kind == "image" and a.meta["name"] in model_image)
+    env = {k: v for k, v in os.environ.items() if k != "CONTAINER_HOST"}
+    if compose := os.environ.get("HYB_PODMAN_COMPOSE"):
+        env |= {"PATH": f"{compose}/bin{os.pathsep}{env['PATH']}", "PYTHONPATH": compose}
+    (tmp_path / "KEYFILE").write_text(KEY)
+    down: list[str] = []
+
+    def sh(script: str) -> None:
+        done = subprocess.run(
+            ["sh", "-eu"], input=script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+
+    def apply(target: str) -> int:
+        port = free_port()
+        spec = serve.Spec(
+            image="image", name="hyb-test-unit", target=target, port=port, context=512, parallel=1, memory=1500,
+            runtime_image=IMAGE, model_image=model_image.partition("@")[0],
+        )  # fmt: skip
+        made = serve.run(spec, {"image": found}, Context(store, tmp_path))
+        for file in made.files:
+            (tmp_path / file.path).parent.mkdir(exist_ok=True)
+            (tmp_path / file.path).write_bytes(store.read(file.blob.digest))
+        steps = (tmp_path / "APPLY.md").read_text().split("\n## ")[1]
+        commands = [line[4:] for line in steps.splitlines() if line.startswith("    ") and "curl" not in line]
+        document = f"{target}/hyb-test-unit.yaml"
+        down.append(f"podman kube down {document}" if target == "kube" else f"podman-compose -f {document} down")
+        sh("\n".join(commands))
+        return port
+
+    yield apply
+    for command in down:
+        sh(command)
+
+
+def state(container: str) -> dict[str, Any]:
+    """What Podman says of a container, the kernel of its first process, and its own health check of itself."""
+    facts: dict[str, Any] = json.loads(podman("inspect", container))[0]
+    status = podman("exec", container, "python3", "-c", "print(open('/proc/1/status').read())")
+    facts["status"] = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    facts["healthy"] = podman("healthcheck", "run", container)  # raises unless the check says 0
+    return facts
+
+
+@pytest.mark.parametrize(("target", "container"), [("kube", "hyb-test-unit-model"), ("compose", "hyb-test-unit")])
+def test_a_pod_and_a_compose_file_run_the_image_as_locked_down_as_they_say(
+    applied: Callable[[str], int], target: str, container: str
+) -> None:
+    if target == "compose":
+        need("podman_compose")
+        assert oracle("podman_compose")
+    port = applied(target)
+    until_ready(port, container)
+    messages = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+    question = {"model": "hyb-test-unit", "temperature": 0, "max_tokens": 8, "messages": messages}
+    status, answer = asked(port, "/v1/chat/completions", question)
+    assert status == 200 and "Paris" in answer["choices"][0]["message"]["content"]
+    assert asked(port, "/v1/models", key="another-key-of-24-signs")[0] == 401
+    facts = state(container)
+    assert facts["HostConfig"]["Memory"] == 1500 << 20
+    assert facts["HostConfig"]["ReadonlyRootfs"] is True
+    assert not facts["EffectiveCaps"] and not facts["HostConfig"]["Privileged"]
+    assert facts["status"]["CapEff"] == facts["status"]["CapBnd"] == "0000000000000000"
+    assert facts["status"]["NoNewPrivs"] == "1" and facts["status"]["Seccomp"] == "2"
+    assert facts["status"]["Uid"].split("\t") == ["1001"] * 4
+    mounts = {m["Destination"]: m for m in facts["Mounts"]}
+    assert target == "compose" or mounts["/models"]["RW"] is False
+    assert target == "kube" or facts["HostConfig"]["PidsLimit"] == 256
+    for folder in ("/models", "/home/hyb", "/etc/hyb"):
+        code = f"open('{folder}/x', 'w')"
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            podman("exec", container, "python3", "-c", code)
+        assert b"Read-only file system" in refused.value.stdout
+    assert KEY not in podman("logs", container) + json.dumps(facts)
 
 
 def test_without_a_key_nothing_is_served(image: str, model_image: str) -> None:
