@@ -187,6 +187,17 @@ class Gateway:
                 self._props = openai_api.parse(data) if answer.status == 200 else {}
         return self._props
 
+    async def _check_tools(self, request: dict[str, Any]) -> None:
+        """Refuse tools when the model's template has none: llama.cpp would leave them out in silence."""
+        if not request.get("tools") or request.get("tool_choice") == "none" or self._job.engine != "llama.cpp":
+            return
+        caps = (await self._engine_says()).get("chat_template_caps")
+        if isinstance(caps, dict) and caps.get("supports_tools") is False:
+            raise GatewayError(
+                400, "the model's chat template has no tools", param="tools", code="unsupported_by_model"
+            )  # fmt: skip
+        openai_api.one_tool(request)
+
     # -- OpenAI's API
 
     async def _openai(self, x: Exchange, reduce: Reduce) -> None:
@@ -194,6 +205,7 @@ class Gateway:
         request, left = reduce(openai_api.parse(await x.body(self._options.body)))
         if left:
             x.extra.append((b"x-hyb-ignored", ", ".join(_shown(name) for name in left[:20]).encode("ascii", "replace")))
+        await self._check_tools(request)
         asked = request.get("model", "")
         name = asked or self._job.name
         streams = request.get("stream") is True
@@ -266,6 +278,7 @@ class Gateway:
             return
         reduce = openai_api.completion if asked.raw else openai_api.chat
         request, _ = reduce({**asked.body, "model": name, "stream": asked.stream})
+        await self._check_tools(request)
         path = "/v1/completions" if asked.raw else "/v1/chat/completions"
         async with self._answer(x, path, request, name) as (answer, meter):
             made = ollama_answer.Answer(asked, ollama_answer.now(), x.began)

@@ -102,6 +102,26 @@ def chat(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return found, left
 
 
+def one_tool(request: dict[str, Any]) -> None:
+    """Say a choice of one tool by its name in the words that llama.cpp knows: that tool alone, and required.
+
+    It reads `auto` from anything but a word (https://github.com/ggml-org/llama.cpp/pull/26849). Raises GatewayError
+    (400) for a name that is not among the tools.
+    """
+    choice = request.get("tool_choice")
+    if not isinstance(choice, dict):
+        return
+    name = (choice.get("function") or {}).get("name") if isinstance(choice.get("function"), dict) else None
+    tools = request.get("tools")
+    named = [
+        tool for tool in (tools if isinstance(tools, list) else ())
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict) and tool["function"].get("name") == name
+    ]  # fmt: skip
+    if not named:
+        raise GatewayError(400, "`tool_choice` names none of `tools`", param="tool_choice")
+    request["tools"], request["tool_choice"] = named, "required"
+
+
 def completion(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """As `chat`, for a text to go on with."""
     prompt = body.get("prompt")

@@ -311,6 +311,25 @@ def test_what_a_key_has_used_is_counted(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_tools_are_refused_when_the_models_template_has_none(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        for able in (True, False):
+            client = Client(
+                Script([json.dumps({**json.loads(WHOLE), "chat_template_caps": {"supports_tools": able}}).encode()]),
+                tmp_path,
+            )
+            tools = [{"type": "function", "function": {"name": "rain"}}]
+            found = await client.chat(body={"tools": tools})
+            assert (found.status == 200) is able
+            if not able:
+                assert found.code == "unsupported_by_model"
+                said = await client.ask("POST", "/api/chat", {"model": "bot", "messages": QUESTION, "tools": tools})
+                assert "tools" in said.json["error"]
+            assert (await client.chat(body={"tools": tools, "tool_choice": "none"})).status == 200
+
+    run(scenario())
+
+
 # -- faults ----------------------------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,20 @@ def test_a_chat_needs_messages(body: dict[str, Any]) -> None:
         openai_api.chat(body)
 
 
+def test_a_named_tool_becomes_the_only_one_and_required() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("rain", "wind")]
+    request: dict[str, Any] = {"tools": tools, "tool_choice": {"type": "function", "function": {"name": "wind"}}}
+    openai_api.one_tool(request)
+    assert request == {"tools": [tools[1]], "tool_choice": "required"}
+    for choice in ("auto", "required", "none"):
+        request = {"tools": tools, "tool_choice": choice}
+        openai_api.one_tool(request)
+        assert request == {"tools": tools, "tool_choice": choice}
+    for bad in ({"function": {"name": "snow"}}, {"function": 1}, {}):
+        with pytest.raises(GatewayError, match="tool_choice"):
+            openai_api.one_tool({"tools": tools, "tool_choice": bad})
+
+
 def test_completions_and_embeddings_need_their_text() -> None:
     assert openai_api.completion({"prompt": "x", "messages": []}) == ({"prompt": "x"}, ["messages"])
     assert openai_api.embedding({"input": ["x"]})[0] == {"input": ["x"]}
