@@ -43,15 +43,38 @@ def model(home: Hyb, smollm2_gguf: Path) -> Artifact:
     return artifact
 
 
-def served(home: Hyb, model: Artifact, name: str, port: int = 0) -> Service:
-    return serving.start(
-        Store(home.store), model, Wanted(name=name, port=port, context=2048, parallel=4), environ=home.env, detach=True
-    )
+@pytest.fixture(scope="module")
+def support(home: Hyb, model: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A LoRA adapter for SmolLM2-135M (576 wide), of rank 2 on one matrix."""
+    import gguf
+    import numpy as np
+
+    path = tmp_path_factory.mktemp("lora") / "adapter.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    draw = np.random.default_rng(0).standard_normal
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", draw((2, 576), np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", draw((576, 2), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    store = Store(home.store)
+    files = [modelpack.file("adapter.gguf", store.add_file(path))]
+    return store.add_artifact("adapter", files, meta={"format": "gguf", "base": model.digest, "name": "support"})
+
+
+def served(home: Hyb, model: Artifact, name: str, port: int = 0, support: Artifact | None = None) -> Service:
+    adapters = [("support", support)] if support else []
+    wanted = Wanted(name=name, port=port, context=2048, parallel=4, adapters=adapters)
+    return serving.start(Store(home.store), model, wanted, environ=home.env, detach=True)
 
 
 @pytest.fixture(scope="module")
-def bot(home: Hyb, model: Artifact) -> Iterator[Service]:
-    found = served(home, model, "bot")
+def bot(home: Hyb, model: Artifact, support: Artifact) -> Iterator[Service]:
+    found = served(home, model, "bot", support=support)
     yield found
     serving.stop("bot", home.env)
 
@@ -88,6 +111,8 @@ def test_the_url_of_any_server_will_do_with_its_key_from_a_file_or_the_environme
     assert 0 < value["timing"]["completion_tokens"] <= 4
     assert value["timing"]["counted_by_server"]
     assert value["finish"] in ("stop", "length")
+    other = once(home, "bot", "Say hi", "--model", "support", "--max-tokens", "2", "--json")
+    assert json.loads(other.stdout)["model"] == "support"
     by_env = once(home, bot.url, "Say hi", "--max-tokens", "2", HYB_API_KEY=bot.key)
     assert by_env.returncode == 0, by_env.stderr
     assert once(home, bot.url, "Say hi").returncode == Exit.BELOW, "no key, no answer"
@@ -179,14 +204,18 @@ def test_a_chat_remembers_saves_loads_and_keeps_its_history_to_itself(home: Hyb,
 def test_interrupt_stops_the_answer_and_keeps_the_chat_and_without_history_nothing_is_written(
     home: Hyb, bot: Service
 ) -> None:
-    with chat(home, "bot", "--no-history") as terminal:
+    with chat(home, "bot", "--no-history", "--max-tokens", "150") as terminal:
         terminal.until(PROMPT)
         terminal.type(LONG + "\n")
         terminal.until(r"story about a dragon\.\r\n(?s:.){20}")
         terminal.type("\x03")
         terminal.until("stopped\r\n" + PROMPT[:-1], seconds=5)
         terminal.type("/adapter\n")
-        terminal.until(r"\* bot\r\n")
+        terminal.until(r"\* bot\r\n  support\r\n")
+        terminal.type("/adapter support\n")
+        terminal.until(r"\* support\r\nsupport> $")
+        terminal.type("Hi\n")
+        terminal.until(r"(?s:.)*support> $", seconds=60)
         for wrong, said in (
             ("/adapter nope", "no model or adapter `nope`"),
             ("/nope", "no command"),
@@ -196,7 +225,7 @@ def test_interrupt_stops_the_answer_and_keeps_the_chat_and_without_history_nothi
             terminal.until(said)
         terminal.type("/think off\n")
         terminal.until("the reasoning is hidden")
-        terminal.until(PROMPT)
+        terminal.until("support> $")
         terminal.type("/quit\n")
         assert terminal.end() == 0
     history = home.home / "data" / "hyb" / "chat_history"
