@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import subprocess
 import threading
@@ -28,7 +29,9 @@ from tests.need import need
 CONFIG = """version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {0}}}}}
-http: {{addr: "127.0.0.1:0", secret: tests}}
+http:
+  addr: 127.0.0.1:0
+  secret: tests
 """
 
 
@@ -49,12 +52,20 @@ class Running:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A registry of the module's own."""
     need("docker-registry")
-    home = tmp_path_factory.mktemp("registry")
-    (home / "config.yml").write_text(CONFIG.format(home / "data"))
+    with serving(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(home: Path, tls: tuple[Path, Path] | None = None) -> Iterator[Running]:
+    """A registry with its storage in `home`; `tls`: its certificate and key."""
+    more = f"  tls: {{certificate: {tls[0]}, key: {tls[1]}}}\n" if tls else ""
+    (home / "config.yml").write_text(CONFIG.format(home / "data") + more)
     with (home / "log").open("wb") as log:
-        child = subprocess.Popen(
-            ["docker-registry", "serve", str(home / "config.yml")], stdout=log, stderr=subprocess.STDOUT
-        )
+        argv = ["docker-registry", "serve", str(home / "config.yml")]
+        # REGISTRY_AUTH_FILE, which names Podman's credentials, is the setting auth.file to this program
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
+        child = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=kept)
         try:
             yield Running(_address(child, home / "log"), home / "data")
         finally:
@@ -68,8 +79,7 @@ def _address(child: subprocess.Popen[bytes], log: Path) -> str:
     while True:
         assert child.poll() is None, log.read_text()
         if port := _listening(child.pid):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5):
-                return f"127.0.0.1:{port}"
+            return f"127.0.0.1:{port}"
         assert time.monotonic() < deadline, f"the registry did not answer within 20 s\n{log.read_text()}"
         time.sleep(0.02)
 

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from datetime import UTC, datetime
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
+from hyb import certificates, hub
 from hyb import digest as dg
-from hyb import hub
 from hyb.artifact import INDEX, Artifact
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
@@ -29,7 +30,7 @@ from hyb.store import Store
 from tests.hubserver import model, safetensors
 from tests.hyb import Hyb
 from tests.need import need
-from tests.registry_env import Asked, Front, Running, registry  # noqa: F401
+from tests.registry_env import Asked, Front, Running, registry, serving  # noqa: F401
 
 WEIGHTS = "model.safetensors"
 
@@ -408,6 +409,26 @@ def test_an_account_that_may_not_push_is_told_so(registry: Running, store: Store
             pushed(store, a_model(store, seed=14), f"{front.host}/lab/denied:1")
     assert caught.value.code == Exit.INPUT
     assert caught.value.details == ("DENIED: read only [31m",)
+
+
+def test_tls_is_held_to_unless_the_user_chose_otherwise(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("docker-registry")
+    ca = certificates.make_ca("tests", 2, datetime.now(UTC))
+    leaf = certificates.make_leaf(ca, "localhost", 1, datetime.now(UTC), hosts=["localhost"])
+    for name, data in (("ca", ca.certificate), ("cert", leaf.certificate), ("key", leaf.key)):
+        (tmp_path / name).write_bytes(data)
+    with serving(tmp_path, (tmp_path / "cert", tmp_path / "key")) as running:
+        target = f"localhost:{running.host.rpartition(':')[2]}/lab/tls:1"
+        with pytest.raises(HybError, match="is not trusted") as caught:
+            pushed(store, a_model(store), target)
+        assert "SSL_CERT_FILE" in caught.value.hint
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca"))
+        assert pushed(store, a_model(store), target).sent > 0
+        monkeypatch.delenv("SSL_CERT_FILE")
+        monkeypatch.setenv("HYB_TLS_VERIFY", "false")
+        assert pushed(store, a_model(store), target).sent == 0
 
 
 # -- our own disk ------------------------------------------------------------------------------------------------------
