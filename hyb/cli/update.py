@@ -87,13 +87,17 @@ def _delivered(s: Session, before: Artifact, after: Artifact, tag: str, wanted: 
     from hyb import engine, engine_podman
     from hyb.errors import HybError
 
-    if not wanted and not engine.which("podman") and not os.environ.get("CONTAINER_HOST"):
+    socket = engine_podman.socket_url(os.environ)
+    if not wanted and not engine.which("podman") and not socket:
         return ""
+    full = engine_podman.full_name(tag)
     try:
-        info = engine_podman.available()
-        had = engine_podman.image_id(engine_podman.full_name(tag), info)
+        # Without a socket the program is asked for the image alone: `podman info` takes longer than all the rest.
+        info = engine_podman.available() if socket else engine_podman.PodmanInfo("", "", False, True, "")
+        had = engine_podman.image_id(full, info)
         if wanted or f"sha256:{had}" == before.manifest["config"]["digest"]:
-            return engine_podman.deliver(s.store, after, tag)
+            engine_podman.load_image(s.store, after, full)
+            return full
     except HybError as error:
         if wanted:
             raise
