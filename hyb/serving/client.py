@@ -178,7 +178,10 @@ def _connection(parts: SplitResult, address: Address) -> http.client.HTTPConnect
 def trust(ca: str) -> ssl.SSLContext:
     """TLS that trusts the system's certificates, or those of the file `ca` alone. Raises HybError."""
     try:
-        return ssl.create_default_context(cafile=ca or None)
+        context = ssl.create_default_context(cafile=ca or None)
+        if ca:
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a server's own certificate will do, too
+        return context
     except OSError as error:  # ssl.SSLError is one, too
         why = error.strerror.lower() if error.strerror and error.filename else "no certificate in it"
         raise HybError(f"can't read the certificates of `{ca}`: {why}", hint="`--ca` takes a PEM file") from error

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hyb import serving
+from hyb import certificates, serving
 from hyb.artifact import Artifact
 from hyb.errors import Exit
 from hyb.formats import modelpack
@@ -66,15 +68,14 @@ def support(home: Hyb, model: Artifact, tmp_path_factory: pytest.TempPathFactory
     return store.add_artifact("adapter", files, meta={"format": "gguf", "base": model.digest, "name": "support"})
 
 
-def served(home: Hyb, model: Artifact, name: str, port: int = 0, support: Artifact | None = None) -> Service:
-    adapters = [("support", support)] if support else []
-    wanted = Wanted(name=name, port=port, context=2048, parallel=4, adapters=adapters)
+def served(home: Hyb, model: Artifact, name: str, **more: Any) -> Service:
+    wanted = Wanted(name=name, **{"port": 0, "context": 2048, "parallel": 4, **more})
     return serving.start(Store(home.store), model, wanted, environ=home.env, detach=True)
 
 
 @pytest.fixture(scope="module")
 def bot(home: Hyb, model: Artifact, support: Artifact) -> Iterator[Service]:
-    found = served(home, model, "bot", support=support)
+    found = served(home, model, "bot", adapters=[("support", support)])
     yield found
     serving.stop("bot", home.env)
 
@@ -232,8 +233,24 @@ def test_interrupt_stops_the_answer_and_keeps_the_chat_and_without_history_nothi
     assert not history.exists() or LONG not in history.read_text()
 
 
-def test_a_server_that_goes_in_mid_answer_ends_the_answer_and_not_the_chat(home: Hyb, model: Artifact) -> None:
-    victim = served(home, model, "victim")
+def test_a_server_that_goes_in_mid_answer_ends_the_answer_and_not_the_chat(
+    home: Hyb, model: Artifact, tmp_path: Path
+) -> None:
+    """Over TLS, with a certificate of an authority that nobody knows but who is told."""
+    now = datetime.now(UTC)
+    authority = certificates.make_ca("test", 1, now)
+    leaf = certificates.make_leaf(authority, "127.0.0.1", 1, now, hosts=["127.0.0.1"])
+    for name, content in (("ca.pem", authority.certificate), ("cert.pem", leaf.certificate), ("key.pem", leaf.key)):
+        (tmp_path / name).write_bytes(content)
+    tls = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
+    victim = served(home, model, "victim", **tls)
+    assert victim.url.startswith("https://127.0.0.1:")
+    key = ["--key-file", victim.key_path, "--max-tokens", "2"]
+    unknown = once(home, victim.url, "Hi", *key)
+    assert unknown.returncode == Exit.BELOW
+    assert "certificate is not trusted" in unknown.stderr and "--ca" in unknown.stderr
+    assert once(home, victim.url, "Hi", "--ca", str(tmp_path / "ca.pem"), *key).returncode == 0
+    assert "no certificate in it" in once(home, victim.url, "Hi", "--ca", str(tmp_path / "key.pem"), *key).stderr
     with chat(home, "victim") as terminal:
         terminal.until("victim> $")
         terminal.type(LONG + "\n")
@@ -243,7 +260,7 @@ def test_a_server_that_goes_in_mid_answer_ends_the_answer_and_not_the_chat(home:
         terminal.until("victim> $")
         terminal.type("/retry\n")
         terminal.until("error: no answer from")
-        served(home, model, "victim", victim.port)
+        served(home, model, "victim", port=victim.port, **tls)
         terminal.type("/retry\n")
         terminal.until(r"/retry\r\n(?s:.){20}")
         terminal.type("\x03")
