@@ -13,9 +13,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyb import engine
 from hyb.errors import HybError
+from hyb.podman_errors import CDI
+
+if TYPE_CHECKING:
+    from hyb import engine_podman
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Finding:
 
 def examine(store: Path, environ: Mapping[str, str], *, network: bool) -> list[Finding]:
     """All findings. `network`: ask the hub, too."""
-    findings = [_python(), *_packages(), _gpu(), _memory(), _disk(store), *_podman(), *map(_program, _PROGRAMS)]
+    findings = [_python(), *_packages(), _gpu(), _vllm(environ), _memory(), _disk(store), *_podman()]
+    findings += map(_program, _PROGRAMS)
     if network:
         findings.append(_hub(environ))
     return findings
@@ -104,28 +110,68 @@ def _disk(store: Path) -> Finding:
 
 
 def _podman() -> list[Finding]:
-    gives = "running models in containers"
-    get = "apt-get install podman, or dnf install podman"
-    if not engine.which("podman"):
-        return [Finding("podman", False, "not installed", gives, get)]
+    """Podman, and what `hyb serve --in podman` can have of it."""
+    from hyb import engine_podman
+    from hyb.serving import contained
+
+    gives = "running models in containers: `hyb serve --in podman`"
     try:
-        done = engine.run(["podman", "version", "--format", "{{.Client.Version}}"], timeout=30)
+        info = engine_podman.available()
     except HybError as error:
-        return [Finding("podman", False, error.message, gives, get)]
-    rootless = "rootless" if os.getuid() else "root"
-    socket = _socket()
+        return [Finding("podman", False, error.message, gives, error.hint)]
+    who = "rootless" if info.rootless else "root"
+    try:
+        contained.check(info)
+        fit = Finding("podman", True, f"{info.version}, {who}", gives)
+    except HybError as error:
+        fit = Finding("podman", False, f"{info.version}, {who}: {error.message}", gives, error.hint)
     return [
-        Finding("podman", True, f"{done.stdout.decode().strip()}, {rootless}", gives),
+        fit,
         Finding(
-            "podman socket", bool(socket), socket or "off", "podman-py", "systemctl --user enable --now podman.socket"
+            "podman socket",
+            bool(info.socket),
+            info.socket or "off",
+            "podman-py",
+            "systemctl --user enable --now podman.socket",
         ),
+        Finding(
+            "podman limits",
+            info.limits,
+            "memory, processes" if info.limits else "neither memory nor processes",
+            "a model that can't take the whole machine",
+            "cgroups v2, with the controllers `memory` and `pids` delegated to your user by systemd",
+        ),
+        _runtime_image(info),
+        _cdi(),
     ]
 
 
-def _socket() -> str:
-    places = [f"{os.environ.get('XDG_RUNTIME_DIR', '/run/user/none')}/podman/podman.sock", "/run/podman/podman.sock"]
-    given = os.environ.get("CONTAINER_HOST", "")
-    return given or next((p for p in places if Path(p).exists()), "")
+def _runtime_image(info: engine_podman.PodmanInfo) -> Finding:
+    from hyb import engine_podman
+    from hyb.serving import contained
+
+    names = list(contained.IMAGES.values())
+    there = [name for name in names if engine_podman.image_exists(name, info)]
+    get = contained.missing_image(names[0]).hint
+    return Finding("runtime image", bool(there), ", ".join(there) or "none", "the engine of a container", get)
+
+
+def _cdi() -> Finding:
+    """Files that describe devices to containers, where Podman looks for them."""
+    found = [p for folder in ("/etc/cdi", "/run/cdi") for p in sorted(Path(folder).glob("*.[jy]*"))]
+    text = ", ".join(map(str, found)) or "no file in /etc/cdi or /run/cdi"
+    return Finding("cdi", bool(found), text, "a GPU in a container: `--gpu all`", CDI)
+
+
+def _vllm(environ: Mapping[str, str]) -> Finding:
+    from hyb.serving import vllm
+
+    get = f"pip install vllm in an environment of its own, and {vllm.VARIABLE}=ITS/bin/vllm"
+    try:
+        found = vllm.program(environ)
+    except HybError as error:
+        return Finding("vllm", False, error.message, "serving on a GPU", get)
+    return Finding("vllm", bool(found), found[0] if found else "none", "serving on a GPU", get)
 
 
 def _program(name: str) -> Finding:

@@ -1,4 +1,7 @@
-"""What shuts an engine in, read off the real container: of its processes, from outside, as the kernel sees them."""
+"""What shuts an engine in, read off the real container: of its processes, from outside, as the kernel sees them.
+
+And `hyb serve --in podman` as a person uses it: the same answers as without, and no container that outlives its end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,10 +24,11 @@ from hyb.artifact import Artifact
 from hyb.containers import Container, argv
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
-from hyb.serving import child, contained
+from hyb.serving import child, client, contained
 from hyb.serving.gateway.types import GatewayJob
 from hyb.store import Store
 from tests import python_base
+from tests.hyb import Hyb
 from tests.need import need
 from tests.podman_env import BASE, podman_home  # noqa: F401
 from tests.unix_http import asked
@@ -38,9 +43,11 @@ def model(podman_home: Path, smollm2_gguf: Path) -> tuple[Store, Artifact]:  # n
     need("xllamacpp")
     python_base.build(podman_home / "python")
     python_base.serve(podman_home / "serve", contained.IMAGES["llama.cpp"])
-    store = Store(podman_home / "data" / "hyb" / "store")
+    store = Store(Hyb(podman_home / "u").store)
     files = [modelpack.file("model.gguf", store.add_file(smollm2_gguf))]
-    return store, store.add_artifact("model", files, meta={"format": "gguf", "name": "small", "context": 256})
+    added = store.add_artifact("model", files, meta={"format": "gguf", "name": "small", "context": 256})
+    store.tag("small", added.digest)
+    return store, added
 
 
 @dataclass
@@ -318,3 +325,75 @@ def test_a_cdi_device_reaches_the_container(podman_home: Path) -> None:  # noqa:
         ["unshare", "--mount", "--propagation=private", *line], capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["gpu0", "node"], done.stderr
+
+
+# -- hyb serve -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hyb(podman_home: Path, model: tuple[Store, Artifact]) -> Iterator[Hyb]:  # noqa: F811
+    found = Hyb(podman_home / "u")
+    yield found
+    for service in found.json("ps"):
+        found.ok("stop", service["name"])
+
+
+def ask(service: dict[str, Any], question: str) -> str:
+    key = Path(service["key_path"]).read_text().strip()
+    return client.ask(service["url"], key, question, model=service["name"], max_tokens=12, temperature=0.0)
+
+
+def engines(name: str) -> list[int]:
+    """Ids, on the host, of the engine processes in the service's containers: the children of their process 1."""
+    found = []
+    for identity in engine_podman.containers({"io.hyb.service": name}):
+        line = [*engine_podman.PODMAN, "inspect", "--format", "{{.State.Pid}}", identity]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if (pid := done.stdout.strip()).isdigit() and pid != "0":
+            children = Path("/proc", pid, "task", pid, "children")
+            found += [int(child) for child in children.read_text().split()] if children.exists() else []
+    return found
+
+
+def test_it_answers_as_without_a_container_and_its_engine_and_gateway_may_be_killed(hyb: Hyb) -> None:
+    options = ("--port", "0", "--context", "256", "--parallel", "1", "--detach")
+    boxed = hyb.json("serve", "small", "--in", "podman", "--name", "boxed", *options)
+    plain = hyb.json("serve", "small", "--name", "plain", *options)
+    question = "What is the capital of France? Answer in one word."
+    assert ask(boxed, question) == ask(plain, question) != ""
+    hyb.ok("stop", "plain")
+
+    said = hyb.fails(Exit.INPUT, "serve", "small", "--in", "podman", "--name", "late", "--port", str(boxed["port"]))
+    assert "is taken by `boxed`" in said
+    assert engine_podman.containers({"io.hyb.service": "late"}) == []
+
+    (engine_process,) = engines("boxed")
+    os.kill(engine_process, signal.SIGKILL)
+    until(lambda: engine_process not in engines("boxed"))
+    assert ask(boxed, question) != ""  # it waits for the engine that is started again
+    assert engines("boxed") != [engine_process]
+
+    os.kill(boxed["pid"], signal.SIGKILL)
+    until(lambda: not engine_podman.containers({"io.hyb.service": "boxed"}))
+    assert hyb.json("ps") == []
+
+
+def test_what_is_missing_is_said_with_what_to_do_and_nothing_is_left(hyb: Hyb, tmp_path: Path) -> None:
+    serve = ("serve", "small", "--in", "podman", "--port", "0", "--name", "lost")
+    assert "podman images" in hyb.fails(Exit.INPUT, *serve, "--runtime-image", "localhost/none:1")
+    assert "no CDI file describes it" in hyb.fails(Exit.INPUT, *serve, "--gpu", "all", "--engine", "llama.cpp")
+    (tmp_path / "empty").mkdir()
+    assert "`podman` is not installed" in hyb.fails(Exit.INPUT, *serve, env={"PATH": str(tmp_path / "empty")})
+    dead = {"CONTAINER_HOST": f"unix://{tmp_path}/no.sock"}
+    assert "does not answer" in hyb.fails(Exit.INPUT, *serve, env=dead)
+    assert engine_podman.containers({"io.hyb.service": "lost"}) == []
+    assert hyb.json("ps") == []
+
+
+def test_the_doctor_says_what_podman_can_do(hyb: Hyb, tmp_path: Path) -> None:
+    found = {f["name"]: f for f in hyb.json("doctor")}
+    assert found["podman"]["ok"] and found["podman limits"]["ok"]
+    assert found["runtime image"]["found"] == contained.IMAGES["llama.cpp"]
+    without = {f["name"]: f for f in hyb.json("doctor", env={"PATH": str(tmp_path)})}
+    assert not without["podman"]["ok"]
+    assert "install podman" in without["podman"]["get"]
