@@ -219,9 +219,7 @@ def pack(
 
     With --update only what the adapter is made of is written, in the store, and in Podman if that had the image.
 
-    Example: hyb pack bot-gguf-q8-0 --require exam --to-podman
-
-    Example: hyb pack --update bot-image --adapter support=bot-lora
+    Example: hyb pack bot-gguf --require exam --to-podman && hyb pack --update bot-gguf-image --adapter support=lora
     """
     from hyb.cli.update import named
     from hyb.cli.update import update as update_image
