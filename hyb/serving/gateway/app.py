@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -40,6 +41,7 @@ Reduce = Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[str]]]
 GONE = 499  # what metrics and log call an answer that nobody was there for
 MODELS = "/v1/models/"
 OPEN = ("/health", "/ready")
+_NAMES = re.compile(rb"[A-Za-z0-9, -]{1,1000}")
 
 
 def build(job: GatewayJob, engines: Engines, options: Settings | None = None) -> Gateway:
@@ -148,8 +150,10 @@ class Gateway:
         return origin if origin and origin.decode("latin-1") in self._options.origins else b""
 
     async def _preflight(self, x: Exchange) -> None:
-        more = ((b"access-control-allow-methods", b"GET, POST"), (b"access-control-max-age", b"600"),
-                (b"access-control-allow-headers", b"authorization, content-type, x-request-id"))  # fmt: skip
+        wanted = x.headers.get(b"access-control-request-headers", b"")
+        allowed = wanted if _NAMES.fullmatch(wanted) else b"authorization, content-type"
+        more = ((b"access-control-allow-methods", b"GET, POST"), (b"access-control-allow-headers", allowed),
+                (b"access-control-max-age", b"600"))  # fmt: skip
         await x.data(b"", status=204, more=more)
 
     async def _refuse(self, x: Exchange, error: ApiError) -> None:

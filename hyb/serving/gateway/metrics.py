@@ -56,7 +56,7 @@ class Metrics:
         restarts: Callable[[], int],
         ready: Callable[[], bool],
     ) -> None:
-        disable_created_metrics()  # a second series for each one
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each one
         self.registry = CollectorRegistry()
         own = self.registry
         self._requests = Counter("hyb_requests", "Requests answered.", ("model", "path", "status"), registry=own)

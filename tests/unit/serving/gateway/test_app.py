@@ -228,8 +228,10 @@ def test_a_web_page_may_call_only_when_its_origin_is_allowed(tmp_path: Path) -> 
     async def scenario() -> None:
         client = Client(Script(), tmp_path, origins=frozenset({"app://obsidian.md"}))
         for origin, allowed in (("app://obsidian.md", True), ("https://evil.com", False)):
-            asked = await client.ask("OPTIONS", "/v1/models", key="", headers={"origin": origin})
+            wanted = {"origin": origin, "access-control-request-headers": "authorization, x-stainless-os"}
+            asked = await client.ask("OPTIONS", "/v1/models", key="", headers=wanted)
             assert (asked.status == 204) is allowed
+            assert ("x-stainless-os" in asked.headers.get("access-control-allow-headers", "")) is allowed
             found = await client.ask("GET", "/v1/models", headers={"origin": origin})
             assert (found.headers.get("access-control-allow-origin") == origin) is allowed
 
