@@ -165,9 +165,7 @@ def export(
 
     With --compare each quantization is made (or taken from the store) and measured; the table is a report in the store.
 
-    Example: hyb export bot --format gguf --quantize q8_0
-
-    Example: hyb export bot --compare --data facts --quantize q8_0,q4_k_m
+    Example: hyb export bot --format gguf --quantize q8_0 && hyb export bot --compare --data facts
     """
     from hyb.errors import Exit, HybError
 
