@@ -148,9 +148,9 @@ def _podman() -> list[Finding]:
 
 def _runtime_image(info: engine_podman.PodmanInfo) -> Finding:
     from hyb import engine_podman
-    from hyb.serving import contained
+    from hyb.serving import box, contained
 
-    names = list(contained.IMAGES.values())
+    names = list(box.IMAGES.values())
     there = [name for name in names if engine_podman.image_exists(name, info)]
     get = contained.missing_image(names[0]).hint
     return Finding("runtime image", bool(there), ", ".join(there) or "none", "the engine of a container", get)

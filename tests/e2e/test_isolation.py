@@ -24,7 +24,7 @@ from hyb.artifact import Artifact
 from hyb.containers import Container, argv
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
-from hyb.serving import child, client, contained
+from hyb.serving import box, child, client, contained
 from hyb.serving.gateway.types import GatewayJob
 from hyb.store import Store
 from tests import python_base
@@ -42,7 +42,7 @@ def model(podman_home: Path, smollm2_gguf: Path) -> tuple[Store, Artifact]:  # n
     """A real model in a store, and the runtime image in Podman."""
     need("xllamacpp")
     python_base.build(podman_home / "python")
-    python_base.serve(podman_home / "serve", contained.IMAGES["llama.cpp"])
+    python_base.serve(podman_home / "serve", box.IMAGES["llama.cpp"])
     store = Store(Hyb(podman_home / "u").store)
     files = [modelpack.file("model.gguf", store.add_file(smollm2_gguf))]
     added = store.add_artifact("model", files, meta={"format": "gguf", "name": "small", "context": 256})
@@ -190,7 +190,7 @@ found["tmp"] = shutil.disk_usage("/tmp").total
 print(json.dumps(found))
 """
     found = json.loads(engine.inside(code))
-    assert found.pop("tmp") == contained.TMP
+    assert found.pop("tmp") == box.TMP
     assert found.pop("exec") == errno.EACCES
     assert {p for p, error in found.items() if not error} == {"/run/hyb/x", "/tmp/x"}
     denied = (errno.EROFS, errno.EACCES, errno.ENOENT)
@@ -256,7 +256,7 @@ def test_when_podman_s_own_process_is_killed_the_container_ends_and_is_gone(
 
 def test_only_containers_that_this_hyb_started_are_removed(podman_home: Path) -> None:  # noqa: F811
     run = podman_home / "r"
-    mine = {"io.hyb.service": "old", "io.hyb.owner": contained.owner(run)}
+    mine = {"io.hyb.service": "old", "io.hyb.owner": box.owner(run)}
     other = {"io.hyb.service": "old", "io.hyb.owner": "another"}
     for name, labels in (("mine", mine), ("other", other), ("unit", {"io.hyb.service": "old"})):
         made = Container(BASE, ("sleep", "100"), name=f"hyb-t-{name}", labels=labels, detach=True, stop_timeout=0)
@@ -318,7 +318,7 @@ def test_a_cdi_device_reaches_the_container(podman_home: Path) -> None:  # noqa:
     spec = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": "all", "containerEdits": edits}]}
     (podman_home / "cdi.json").write_text(json.dumps(spec))
     look = ("-c", "echo $HYB_SEES; test -c /dev/hyb-gpu && echo node")
-    made = Container(BASE, look, entrypoint=("sh",), devices=(contained.device("all"),))
+    made = Container(BASE, look, entrypoint=("sh",), devices=(box.device("all"),))
     script = 'mkdir -p /run/cdi && mount -t tmpfs cdi /run/cdi && cp "$1" /run/cdi/ && shift && exec "$@"'
     line = ["sh", "-c", script, "sh", str(podman_home / "cdi.json"), *engine_podman.PODMAN, *argv(made)]
     done = subprocess.run(
@@ -393,7 +393,7 @@ def test_what_is_missing_is_said_with_what_to_do_and_nothing_is_left(hyb: Hyb, t
 def test_the_doctor_says_what_podman_can_do(hyb: Hyb, tmp_path: Path) -> None:
     found = {f["name"]: f for f in hyb.json("doctor")}
     assert found["podman"]["ok"] and found["podman limits"]["ok"]
-    assert found["runtime image"]["found"] == contained.IMAGES["llama.cpp"]
+    assert found["runtime image"]["found"] == box.IMAGES["llama.cpp"]
     without = {f["name"]: f for f in hyb.json("doctor", env={"PATH": str(tmp_path)})}
     assert not without["podman"]["ok"]
     assert "install podman" in without["podman"]["get"]

@@ -11,8 +11,8 @@ import pytest
 from hyb.containers import Container, argv
 from hyb.engine_podman import PodmanInfo
 from hyb.errors import Exit, HybError
-from hyb.serving import child, contained
-from hyb.serving.contained import Settings, device, user_namespace
+from hyb.serving import box, child, contained
+from hyb.serving.box import Settings, device, user_namespace
 from hyb.serving.gateway.types import GatewayJob
 
 ROOT = PodmanInfo("4.3.1", "", False, True, "/g")
@@ -23,7 +23,7 @@ TOLD = child.Job("/store/view/model.gguf", "bot", "/run/x/e1/engine.sock", conte
 
 
 def made(settings: Settings = SETTINGS, told: child.Job = TOLD, job: GatewayJob = JOB) -> Container:
-    return contained.container(settings, job, told, name="c", weights=Path("/store/view"))
+    return box.container(settings, job, told, name="c", weights=Path("/store/view"))
 
 
 def test_the_command_has_no_network_no_right_and_three_mounts() -> None:
@@ -60,6 +60,16 @@ def test_adapters_keep_their_order_whatever_they_are_called() -> None:
     assert found.env["HYB_ADAPTERS"] == "/adapters"
 
 
+def test_vllm_gets_its_gpu_room_to_compile_kernels_and_shared_memory() -> None:
+    settings = Settings(**{**asdict(SETTINGS), "devices": ("nvidia.com/gpu=all",)})
+    line = argv(made(settings, job=GatewayJob(name="bot", engine="vllm", model="/store/view", run="/run/x")))
+    assert "--device=nvidia.com/gpu=all" in line
+    assert "--tmpfs=/home/hyb/.cache:size=4294967296,mode=1777,nosuid,nodev" in line
+    assert "--tmpfs=/tmp:size=1073741824,mode=1777,nosuid,nodev,noexec" in line
+    assert "--shm-size=2147483648" in line
+    assert "--network=none" in line
+
+
 def test_where_selinux_is_on_the_socket_is_the_container_s_own_and_the_store_may_be_shared() -> None:
     found = made(Settings(**{**asdict(SETTINGS), "selinux": True}))
     assert {m.target: m.label for m in found.mounts} == {"/models": "z", "/run/hyb": "Z", "/tmp": ""}
@@ -90,8 +100,8 @@ def test_a_container_has_a_user_namespace_of_its_own(
 
 def test_two_services_of_root_have_ids_apart_and_among_those_that_no_system_uses() -> None:
     first, second = (int(user_namespace(ROOT, n, "").split(":")[1]) for n in ("bot", "cat"))
-    assert abs(first - second) >= contained.IDS
-    assert min(first, second) >= 1879048192 and max(first, second) + contained.IDS <= 2147352576
+    assert abs(first - second) >= box.IDS
+    assert min(first, second) >= 1879048192 and max(first, second) + box.IDS <= 2147352576
 
 
 @pytest.mark.parametrize(
@@ -124,7 +134,7 @@ def test_rootless_without_subuids_and_an_old_podman_are_refused_with_what_to_do(
 
 
 def test_the_memory_limit_grows_with_the_model_and_what_it_may_hold_in_mind() -> None:
-    small = contained.estimate(JOB, 100 << 20)
+    small = box.estimate(JOB, 100 << 20)
     assert small % (256 << 20) == 0
     assert small > (100 << 20) + JOB.context * JOB.parallel * (128 << 10)
-    assert contained.estimate(JOB, 4 << 30) - small >= 3 << 30
+    assert box.estimate(JOB, 4 << 30) - small >= 3 << 30

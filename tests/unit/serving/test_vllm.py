@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,3 +105,43 @@ def test_without_a_vllm_the_log_says_how_to_name_one(
     with pytest.raises(HybError) as caught:
         vllm.require(vllm.os.environ)
     assert "HYB_VLLM names the `vllm` program" in caught.value.hint
+
+
+def test_it_takes_the_place_of_its_process_and_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    fake = tmp_path / "vllm"
+    fake.write_text('#!/bin/sh\necho "$$" > "$PIDFILE.new"; mv "$PIDFILE.new" "$PIDFILE"; exec sleep 60\n')
+    fake.chmod(0o755)
+    job = child.Job(model=str(tmp_path), name="bot", socket=str(tmp_path / "e.sock"), leash=True)
+    job.write(tmp_path / "job.json")
+    holder = (
+        "import subprocess, sys, time\n"
+        "line = [sys.executable, '-P', '-m', 'hyb.serving.vllm', sys.argv[1]]\n"
+        "child = subprocess.Popen(line, stdin=subprocess.PIPE)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    pidfile = tmp_path / "pid"
+    root = str(Path(vllm.__file__).parents[2])
+    env = {**os.environ, "HYB_VLLM": str(fake), "PIDFILE": str(pidfile), "PYTHONPATH": root}
+    line = [sys.executable, "-c", holder, str(tmp_path / "job.json")]
+    with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        until(pidfile.exists)
+        assert int(pidfile.read_text()) == pid
+        parent.send_signal(signal.SIGKILL)
+    until(lambda: not running(pid))
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
