@@ -18,7 +18,7 @@ MODES = ("answer", "close", "hang", "no_content", "cut", "error", "overloaded", 
 class Parrot:
     """`with Parrot() as bird:` `bird.url`, `bird.mode`, `bird.pause` seconds between words, `bird.asked` bodies."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.mode, self.pause = "answer", 0.0
         self.thought = ""
         self.asked: list[dict[str, Any]] = []
@@ -53,7 +53,7 @@ class Parrot:
                 self.end_headers()
                 self.wfile.write(data)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
@@ -129,6 +129,12 @@ class Parrot:
         event({"choices": [], "usage": usage})
         event(b"[DONE]")
         return chunk_end(handler)
+
+
+def main(port: int) -> None:
+    """A bird on a given port, until the process ends."""
+    with Parrot(port):
+        threading.Event().wait()
 
 
 def chunk_end(handler: Any) -> None:

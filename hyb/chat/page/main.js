@@ -96,7 +96,8 @@ function remark(node, message, index, live) {
   if (live) return;
   if (message.error) {
     const again = el("button", { type: "button", onclick: () => retry(index) }, t("retry"));
-    node.append(el("div", { className: "remark bad" }, errorText(message.error, message.seconds), again));
+    const words = message.error === "unavailable" ? t("noAnswer") : errorText(message.error, message.seconds); // the banner says why
+    node.append(el("div", { className: "remark bad" }, words, again));
   } else if (message.stopped) node.append(el("p", { className: "remark" }, t("stopped")));
   else if (message.finish === "length") node.append(el("p", { className: "remark" }, t("cutLength")));
   else if (!message.content) node.append(el("p", { className: "remark" }, t("empty")));

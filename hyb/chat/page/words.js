@@ -20,6 +20,7 @@ const en = {
   back: "The model is back.", offline: "No connection to this page's server.", shortened: (n) => n > 1
     ? `The conversation is long: the model saw its last ${n} messages.` : "The conversation is long: the model saw its last message.",
   cutLength: "The answer ended at its limit.", empty: "The model gave no answer.", long: "This is too long to send.",
+  noAnswer: "This question was not answered.",
   full: "No more space in this browser: the oldest chats were removed.", forget: "This browser does not let the page keep chats.",
   errors: {
     unavailable: "The model is not available just now.", cut: "The answer broke off.", late: "The answer took too long.",
@@ -52,6 +53,7 @@ const pt = {
   back: "O modelo voltou.", offline: "Sem conexão com o servidor desta página.", shortened: (n) => n > 1
     ? `A conversa é longa: o modelo viu só as últimas ${n} mensagens.` : "A conversa é longa: o modelo viu só a última mensagem.",
   cutLength: "A resposta chegou ao seu limite.", empty: "O modelo não deu resposta.", long: "Isto é longo demais para enviar.",
+  noAnswer: "Esta pergunta ficou sem resposta.",
   full: "Sem espaço neste navegador: as conversas mais antigas foram removidas.", forget: "Este navegador não deixa a página guardar conversas.",
   errors: {
     unavailable: "O modelo não está disponível no momento.", cut: "A resposta foi interrompida.",
