@@ -63,6 +63,11 @@ class Spec(StageSpec):
 def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
     """What will be asked; the cost is known when the model and the data are made."""
     model, data = inputs.get(spec.model), inputs.get(spec.data)
+    if model and model.kind == "adapter" and model.meta.get("format") == "gguf":
+        raise HybError(
+            f"`{spec.model}` is an adapter in GGUF, which is examined as the adapter that it was made from",
+            hint="name the trained adapter, or a GGUF that it is merged into",
+        )
     counts = data.meta.get("counts", {}) if data else {}
     asked = counts.get("holdout", 0) + counts.get("control", 0)
     gguf = model is not None and model.meta.get("format") == "gguf"

@@ -6,6 +6,9 @@ from typing import Any
 
 from hyb.workers.protocol import Failed
 
+_WRONG = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+"""What code in a template can raise besides the template engine's own errors: it is a stranger's code."""
+
 
 def ids(tokenizer: Any, messages: list[dict[str, str]], *, whole: bool, limit: int) -> list[int]:
     """Token ids of the conversation: the first `limit` of the `whole`, or the last up to where the last answer begins.
@@ -22,7 +25,7 @@ def ids(tokenizer: Any, messages: list[dict[str, str]], *, whole: bool, limit: i
     ask = plain[-1]["role"] != "assistant"
     try:
         text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=ask)
-    except (TemplateError, TypeError, KeyError) as error:
+    except (TemplateError, *_WRONG) as error:
         raise Failed(f"the chat template does not take a conversation: {error}") from error
     found = list(tokenizer.encode(text, add_special_tokens=False))  # the template has written them
     return found[:limit] if whole else found[-limit:]

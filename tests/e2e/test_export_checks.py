@@ -159,6 +159,28 @@ def test_a_number_too_large_for_float16_is_an_error_that_names_its_tensor(llama:
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages[7] }}{{ messages[7].x }}",
+        "{% if %}",
+    ],
+)
+def test_a_hostile_chat_template_is_refused_in_words(llama: Path, template: str) -> None:
+    import transformers
+
+    from hyb.workers import prompts
+    from hyb.workers.protocol import Failed
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(llama / "model")
+    tokenizer.chat_template = template
+    with pytest.raises(Failed, match="the chat template does not take a conversation"):
+        prompts.ids(tokenizer, [{"role": "user", "content": "Hello"}], whole=True, limit=64)
+
+
 def test_an_importance_matrix_lowers_the_error_where_it_counts(tmp_path: Path) -> None:
     """For each weight: the mean over the data's tokens of the squared error of its output, diagonal part."""
     import gguf

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from hyb.artifact import Artifact
+from hyb.errors import HybError
 from hyb.stages import eval as exam
 from hyb.stages.base import referenced
 
@@ -48,3 +49,10 @@ def test_the_plan_counts_the_questions_and_says_which_port_opens() -> None:
     gguf = Artifact("sha256:g", "model", meta={"format": "gguf"})
     assert "127.0.0.1" in exam.plan(spec(), {"bot": gguf, "facts": None}).opens[0]
     assert exam.plan(spec(), {"bot": None, "facts": None}).makes == "report"
+
+
+def test_an_adapter_in_gguf_is_examined_as_the_one_it_was_made_from() -> None:
+    lora = Artifact("sha256:l", "adapter", meta={"format": "gguf", "base": "sha256:b"})
+    with pytest.raises(HybError, match="is an adapter in GGUF") as caught:
+        exam.plan(spec(), {"bot": lora, "facts": None})
+    assert "merged" in caught.value.hint
