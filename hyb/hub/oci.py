@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
-from hyb.artifact import FILEPATH, KIND, MANIFEST, MODEL_CONFIG, REF, Blob, safe_path
+from hyb.artifact import FILEPATH, KIND, MANIFEST, MODEL_CONFIG, REF, Blob, parse, safe_path
 from hyb.errors import Exit, HybError
 from hyb.hub import local, select
 from hyb.hub.download import Download, Meter, Wanted, parallel
@@ -45,7 +45,7 @@ class Brought:
         """`name` and `license` as the packer wrote them, "" where they are not."""
         notes = json.loads(self.manifest).get("annotations") or {}
         said: Any = {}
-        with contextlib.suppress(ValueError, AttributeError):
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
             said = json.loads(self.config).get("descriptor")
         said = said if isinstance(said, dict) else {}
         licences = said.get("licenses")
@@ -83,7 +83,7 @@ def fetch(source: OCI, place: Place) -> list[Fetched]:
     with Registry(source.where) as registry:
         manifest = parsed(registry.manifest(source.digest)[1], source.digest)
         named = _files(manifest, source)
-        config = _descriptor(manifest["config"])
+        config = Blob(manifest["config"]["digest"], manifest["config"]["size"])
         if config.size > MAX_MANIFEST:
             raise HybError(f"the config of `{source}` has {config.size} bytes; that is no config", code=Exit.CHECK)
         blobs = {b.digest: b for b in [config, *named.values()]}
@@ -138,16 +138,32 @@ def layers(layout: Path, source: OCI, place: Place) -> list[Fetched]:
 
 
 def parsed(data: bytes, digest: str) -> dict[str, Any]:
-    """The manifest of a model. Raises HybError for a document that is none."""
+    """The manifest of a model. Raises HybError for a document that is none, exit 4 for one that is damaged."""
     try:
         manifest = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HybError(f"`{digest}` is not JSON") from error
     if not isinstance(manifest, dict) or manifest.get("mediaType", MANIFEST) != MANIFEST:
         raise HybError(
             f"`{digest}` is not an OCI image manifest", hint="hyb takes ModelPack artifacts, one raw layer a file"
         )
+    layers, config = manifest.get("layers"), manifest.get("config")
+    whole = isinstance(layers, list) and all(map(_is_descriptor, [config, *layers]))
+    if not whole or not _are_notes(manifest.get("annotations")):
+        raise HybError(f"the manifest `{digest}` is damaged", hint="take it from where it was made", code=Exit.CHECK)
     return manifest
+
+
+def _is_descriptor(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not _are_notes(entry.get("annotations")):
+        return False
+    digest, size = entry.get("digest"), entry.get("size")
+    sized = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    return isinstance(digest, str) and dg.is_digest(digest) and sized and isinstance(entry.get("mediaType"), str)
+
+
+def _are_notes(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(isinstance(v, str) for v in value.values()))
 
 
 def _downloaded(registry: Registry, place: Place, meter: Meter, stop: threading.Event, blob: Blob) -> Path:
@@ -201,34 +217,32 @@ def _note(place: Place, manifest: Mapping[str, Any], config: Path | None) -> Non
     (place.work / NOTE).write_bytes(json.dumps(manifest).encode())
 
 
-def _is_own(manifest: Mapping[str, Any], digest: str) -> bool:
-    """True when a hyb wrote a model's manifest, byte for byte as this one would."""
-    kind = (manifest.get("annotations") or {}).get(KIND)
-    return kind == "model" and manifest["config"]["mediaType"] == MODEL_CONFIG and dg.of_json(manifest) == digest
+def _is_own(manifest: dict[str, Any], digest: str) -> bool:
+    """True when a hyb wrote a model's manifest, byte for byte as this one would, and what it notes can be read."""
+    if (manifest.get("annotations") or {}).get(KIND) != "model" or manifest["config"]["mediaType"] != MODEL_CONFIG:
+        return False
+    try:
+        artifact, same = parse(digest, manifest), dg.of_json(manifest) == digest
+    except (ValueError, TypeError, RecursionError):
+        return False
+    texts = all(
+        isinstance(artifact.meta.get(k, ""), str) for k in ("name", "format", "license", "base", "architecture")
+    )
+    return texts and same and not artifact.needs
 
 
-def _files(manifest: Mapping[str, Any], source: OCI) -> dict[str, Blob]:
+def _files(manifest: dict[str, Any], source: OCI) -> dict[str, Blob]:
     """Path → blob of the layers to take: all of a model that a hyb wrote, else what a causal LM needs."""
     if (manifest.get("annotations") or {}).get(KIND, "model") != "model":
         raise HybError(
             f"`{source}` is hyb's, but no model: {manifest['annotations'][KIND]}",
             hint="an image is fetched with `podman pull`; other artifacts with `skopeo copy`",
         )
-    try:
-        named = {_name(layer, source.digest): _descriptor(layer) for layer in manifest.get("layers", [])}
-        own = _is_own(manifest, source.digest)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise HybError(f"the manifest `{source.digest}` is damaged: {error}", code=Exit.CHECK) from error
+    named = {_name(layer, source.digest): Blob(layer["digest"], layer["size"]) for layer in manifest["layers"]}
     chosen = select.select(named, str(source))
-    if own and not [p for p in named if p.endswith((*select.PICKLE, ".py"))]:
+    if _is_own(manifest, source.digest) and not [p for p in named if p.endswith((*select.PICKLE, ".py"))]:
         return named
     return {path: named[path] for path in chosen}
-
-
-def _descriptor(entry: Mapping[str, Any]) -> Blob:
-    if not dg.is_digest(str(entry["digest"])) or int(entry["size"]) < 0:
-        raise HybError(f"`{entry['digest']}` is no sha256 digest", code=Exit.CHECK)
-    return Blob(str(entry["digest"]), int(entry["size"]))
 
 
 def _chosen(layout: Path, source: OCI) -> tuple[str, dict[str, Any]]:

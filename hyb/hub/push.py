@@ -22,12 +22,12 @@ from hyb.artifact import INDEX, MANIFEST, Artifact, Blob, blobs_of
 from hyb.errors import Exit, HybError
 from hyb.hub.download import TRIES, Meter, StoppedError, parallel
 from hyb.hub.names import OCI
-from hyb.hub.registry import LaterError, Registry
+from hyb.hub.registry import Answer, LaterError, Registry
 from hyb.progress import Say
 from hyb.store import Store
 
 if TYPE_CHECKING:
-    import httpx2
+    pass
 
 WORKERS = 4  # blobs at a time
 CHUNK = 32 << 20  # bytes a request; a registry that loses a cut request whole (as Docker's 2.8 does) loses this much
@@ -58,8 +58,12 @@ def push(store: Store, artifact: Artifact, target: OCI, *, say: Say, reports: bo
     for blob in blobs.values():
         store.check(blob)
     others = known.repositories(blobs, repository)
-    key = dg.of_json(["push", target.where])
-    with store.locked_step(key), Registry(target.where, push=True, mount_from=sorted(set(others.values()))) as registry:
+    key, full = dg.of_json(["push", target.where]), fs.room(f"can't note the push in the store `{store.root}`")
+    with (
+        full,
+        store.locked_step(key),
+        Registry(target.where, push=True, mount_from=sorted(set(others.values()))) as registry,
+    ):
         meter = Meter(say, f"push to {target.where}", sum(b.size for b in blobs.values()))
         job = _Push(store, registry, Sessions(store.work(key) / "sessions.json"), others, meter)
         ordered = sorted(blobs.values(), key=lambda b: -b.size)
@@ -86,9 +90,12 @@ def _note_referrer(registry: Registry, subject: str, artifact: Artifact, store: 
     """For registries without the referrers API: the index under the tag that the specification gives."""
     tag = subject.replace(":", "-")
     found = registry.ask("GET", registry.url("manifests", tag), f"`{tag}`", ok=(200, 404), headers={"Accept": INDEX})
-    entries: list[Any] = found.json().get("manifests", []) if found.status_code == 200 else []
-    if any(e.get("digest") == artifact.digest for e in entries):
-        return
+    try:
+        entries: list[Any] = list(json.loads(found.content)["manifests"]) if found.status_code == 200 else []
+        if any(e["digest"] == artifact.digest for e in entries):
+            return
+    except (ValueError, KeyError, TypeError) as error:
+        raise HybError(f"`{tag}` in `{registry.repository}` is no index of referrers", code=Exit.BELOW) from error
     data = store.read(artifact.digest)
     kind = artifact.manifest.get("artifactType") or artifact.manifest["config"]["mediaType"]
     entries.append({"mediaType": MANIFEST, "digest": artifact.digest, "size": len(data), "artifactType": kind,
@@ -166,7 +173,7 @@ class _Upload:
         """Find out where the session is, or begin one. True when a mount made it needless."""
         registry, digest = self.push.registry, self.blob.digest
         if self.location:
-            answer = registry.client.get(self.location)
+            answer = registry.send("GET", self.location)
             if answer.status_code in (200, 204) and (end := _end(answer)) is not None and end <= self.blob.size:
                 self._moved(answer, end)
                 return False
@@ -174,14 +181,15 @@ class _Upload:
                 raise registry.refused(answer, f"the upload of `{digest}`")
         other = self.push.others.get(digest, "")
         query = {"mount": digest, "from": other} if other else {}
-        answer = registry.client.post(registry.url("blobs", "uploads/"), params=query, headers={"Content-Length": "0"})
+        answer = registry.send("POST", registry.url("blobs", "uploads/"), params=query, headers={"Content-Length": "0"})
         if answer.status_code == 201 and other:
             self.push.meter.add(self.blob.size, fetched=False)
             self.push._count("mounted", self.blob.size)
             return True
         if answer.status_code != 202:
             raise registry.refused(answer, f"a push to `{registry.repository}`")
-        self.least = int(answer.headers.get("OCI-Chunk-Min-Length") or 0)
+        least = answer.headers.get("OCI-Chunk-Min-Length", "")
+        self.least = int(least) if least.isdigit() else 0
         self._moved(answer, 0)
         return False
 
@@ -196,7 +204,7 @@ class _Upload:
                 "Content-Length": str(step),
                 "Content-Range": f"{self.offset}-{self.offset + step - 1}",
             }
-            answer = registry.client.patch(self.location, content=part, headers=headers)
+            answer = registry.send("PATCH", self.location, content=part, headers=headers)
             if answer.status_code not in (201, 202, 204):
                 raise self._lost(answer)
             self._moved(answer, self.offset + step if (end := _end(answer)) is None else end)
@@ -205,7 +213,7 @@ class _Upload:
         if self.offset:
             headers["Content-Range"] = f"{self.offset}-{size - 1}"
         url = registry.client.build_request("PUT", self.location).url.copy_merge_params({"digest": self.blob.digest})
-        answer = registry.client.put(url, content=self._part(rest), headers=headers)
+        answer = registry.send("PUT", url, content=self._part(rest), headers=headers)
         if answer.status_code == 201:
             self._confirm(size)
             return True
@@ -214,16 +222,19 @@ class _Upload:
             return False
         raise self._lost(answer)
 
-    def _lost(self, answer: httpx2.Response) -> Exception:
+    def _lost(self, answer: Answer) -> Exception:
         """A session that the registry no longer knows is begun anew; anything else is a refusal."""
         if answer.status_code in (400, 404, 416) and self.offset:
             self._forget()
             return LaterError(answer.status_code, 0.0)
         return self.push.registry.refused(answer, f"the upload of `{self.blob.digest}`")
 
-    def _moved(self, answer: httpx2.Response, offset: int) -> None:
+    def _moved(self, answer: Answer, offset: int) -> None:
         """Note the session's new place and what the registry has of the blob."""
-        if place := answer.headers.get("Location"):
+        place = answer.headers.get("Location", "")
+        if not (place or self.location):
+            raise HybError(f"`{self.push.registry.host}` began an upload and did not say where", code=Exit.BELOW)
+        if place:
             self.location = str(answer.url.join(place))
             self.push.sessions.put(self.blob.digest, self.location)
         self._confirm(offset)
@@ -263,7 +274,7 @@ class _Part:
                 yield data
 
 
-def _end(answer: httpx2.Response) -> int | None:
+def _end(answer: Answer) -> int | None:
     """Bytes that a session has, from its `Range: 0-N`; None when it doesn't say. `0-0` of an empty one is zero."""
     first, dash, last = answer.headers.get("Range", "").removeprefix("bytes=").partition("-")
     if first != "0" or not dash or not last.isdigit():

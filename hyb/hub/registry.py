@@ -13,7 +13,8 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,16 @@ ACCEPT = ", ".join(
      "application/vnd.docker.distribution.manifest.list.v2+json")
 )  # fmt: skip
 _API = {"docker.io": "registry-1.docker.io"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a registry answered. `content`: at most MAX_MANIFEST bytes and one."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+    url: httpx2.URL
 
 
 class Registry:
@@ -68,7 +79,11 @@ class Registry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        import httpx2
+
         self.client.close()
+        if isinstance(error, (httpx2.HTTPError, httpx2.InvalidURL)):  # no stumble, but an answer that makes no sense
+            raise HybError(f"`{self.host}` is no registry that hyb understands: {error}", code=Exit.BELOW) from error
 
     def url(self, *parts: str) -> str:
         """The address of something in this repository."""
@@ -83,32 +98,35 @@ class Registry:
         ok: Collection[int] = (200,),
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
-    ) -> httpx2.Response:
+    ) -> Answer:
         """One request, made again when the registry or the way to it stumbles.
 
         `what`: its object in words. Raises HybError: exit 3 for 401, 403, 404, exit 5 for all that hyb can't cure.
         """
 
-        def once() -> httpx2.Response:
-            response = self.client.request(method, url, headers=headers, content=content)
-            if response.status_code not in ok:
-                raise self.refused(response, what)
-            return response
-
-        return self.patiently(once, what)
-
-    def patiently(self, attempt: Callable[[], httpx2.Response], what: str) -> httpx2.Response:
-        """Call `attempt` until it works, TRIES times at most. Raises HybError."""
         import httpx2
 
         for failures in range(1, TRIES + 1):
             try:
-                return attempt()
+                answer = self.send(method, url, headers=headers, content=content)
+                if answer.status_code not in ok:
+                    raise self.refused(answer, what)
+                return answer
             except (httpx2.TransportError, LaterError) as error:
                 if failures == TRIES:
                     raise self.gave_up(error, what) from error
                 time.sleep(self.pause(error, failures))
         raise AssertionError("not reached")
+
+    def send(self, method: str, url: str | httpx2.URL, **more: Any) -> Answer:
+        """One request, once. Raises httpx2.TransportError."""
+        with self.client.stream(method, url, **more) as response:
+            data = b""
+            for chunk in response.iter_bytes():
+                data += chunk
+                if len(data) > MAX_MANIFEST:
+                    break
+            return Answer(response.status_code, response.headers, data[: MAX_MANIFEST + 1], response.url)
 
     def pause(self, error: Exception, failures: int) -> float:
         """Seconds to rest after this failure. Raises HybError for one that no patience cures."""
@@ -127,7 +145,7 @@ class Registry:
             code=Exit.BELOW,
         )
 
-    def refused(self, response: httpx2.Response, what: str) -> Exception:
+    def refused(self, response: Answer, what: str) -> Exception:
         """What a status that was not expected means: LaterError when asking again may help, else a HybError."""
         status, said = response.status_code, _messages(response)
         if status in RETRIED:
@@ -243,7 +261,7 @@ def insecure(host: str, environ: Mapping[str, str]) -> bool:
     return False
 
 
-def _messages(response: httpx2.Response) -> list[str]:
+def _messages(response: Answer) -> list[str]:
     """What a registry's error document says, a line each."""
     try:
         errors: Any = json.loads(response.content[:65536])["errors"]

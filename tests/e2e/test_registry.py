@@ -19,7 +19,8 @@ import pytest
 
 from hyb import certificates, hub
 from hyb import digest as dg
-from hyb.artifact import INDEX, Artifact
+from hyb.artifact import INDEX, MANIFEST, MODEL_CONFIG, Artifact
+from hyb.artifact import document as manifest_of
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
 from hyb.hub import download, names, push
@@ -309,6 +310,82 @@ def test_what_a_registry_does_not_have_is_said_with_its_own_words(registry: Runn
         pulled(Store(tmp_path / "o"), f"oci://{registry.host}/lab/none:1")
     assert caught.value.code == Exit.INPUT
     assert "MANIFEST_UNKNOWN" in caught.value.details[0] or "NAME_UNKNOWN" in caught.value.details[0]
+
+
+def damaged(**changes: object) -> bytes:
+    layer = {"mediaType": modelpack.WEIGHT, "digest": "sha256:" + "a" * 64, "size": 5,
+             "annotations": {"org.cncf.model.filepath": WEIGHTS}}  # fmt: skip
+    config = {"mediaType": MODEL_CONFIG, "digest": "sha256:" + "b" * 64, "size": 2}
+    document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer], **changes}
+    return dg.canonical_json(document)
+
+
+HOSTILE = {
+    "no JSON": b"<html>",
+    "a deep one": b"[" * 200_000,
+    "a list": b"[]",
+    "no config": damaged(config=None),
+    "layers that are none": damaged(layers={"a": 1}),
+    "a size below zero": damaged(config={"mediaType": "x", "digest": "sha256:" + "b" * 64, "size": -1}),
+    "a digest with a path": damaged(config={"mediaType": "x", "digest": "sha256:../../x", "size": 1}),
+    "a config of a terabyte": damaged(config={"mediaType": "x", "digest": "sha256:" + "b" * 64, "size": 1 << 40}),
+    "notes that are none": damaged(annotations=["x"]),
+    "an image": damaged(annotations={"io.hyb.kind": "image"}),
+    "a path outside": damaged(
+        layers=[{"mediaType": modelpack.WEIGHT, "digest": "sha256:" + "a" * 64, "size": 5,
+                 "annotations": {"org.cncf.model.filepath": "../../.bashrc"}}]
+    ),
+    "a tar layer": damaged(
+        layers=[{"mediaType": "application/vnd.cncf.model.weight.v1.tar", "digest": "sha256:" + "a" * 64, "size": 5,
+                 "annotations": {"org.cncf.model.filepath": "x"}}]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+def test_a_manifest_that_makes_no_sense_is_refused_in_words(body: bytes, registry: Running, tmp_path: Path) -> None:  # noqa: F811
+    other = Store(tmp_path / "o")
+    with Front(registry) as front, pytest.raises(HybError):
+        front.fault("GET", "manifests", "status", 200, body=body, times=9)
+        pulled(other, f"oci://{front.host}/lab/hostile:1")
+    assert not other.artifacts()
+    assert not other.blobs.exists() or not list(other.blobs.iterdir())
+
+
+def test_facts_that_can_not_be_read_are_not_taken_over(registry: Running, store: Store, tmp_path: Path) -> None:  # noqa: F811
+    content = {p: d for p, d in model().items() if isinstance(d, bytes) and not p.startswith(".")}
+    files = [modelpack.file(path, store.add_bytes(data)) for path, data in content.items()]
+    kind, document = modelpack.config(files, name="Odd")
+    config = store.add_bytes(dg.canonical_json(document))
+    manifest = manifest_of("model", files, (kind, config), meta={})
+    for number, meta in enumerate(("[", "[]", '{"name": 5}')):
+        manifest["annotations"]["io.hyb.meta"] = meta
+        data = dg.canonical_json(manifest)
+        (store.blob_path(dg.of_bytes(data))).write_bytes(data)
+        for blob in [config, *(f.blob for f in files)]:
+            store.check(blob)
+        at = f"docker://{registry.host}/lab/odd:{number}"
+        index = {"schemaVersion": 2, "manifests": [
+            {"mediaType": MANIFEST, "digest": dg.of_bytes(data), "size": len(data),
+             "annotations": {"org.opencontainers.image.ref.name": "odd"}}]}  # fmt: skip
+        (store.root / "index.json").write_bytes(json.dumps(index).encode())
+        skopeo("copy", "--dest-tls-verify=false", "--preserve-digests", f"oci:{store.root}:odd", at)
+        copy = pulled(Store(tmp_path / f"o{number}"), f"oci://{registry.host}/lab/odd:{number}")
+        assert copy.digest != dg.of_bytes(data)
+        assert (copy.meta["name"], copy.meta["format"], copy.meta["license"]) == ("Odd", "safetensors", "apache-2.0")
+
+
+def test_answers_without_end_or_sense_are_refused(registry: Running, store: Store) -> None:  # noqa: F811
+    first = a_model(store, seed=20)
+    with Front(registry) as front:
+        front.fault("HEAD", "blobs", "status", 307, headers={"Location": f"http://{front.host}/v2/x/blobs/y"}, times=99)
+        with pytest.raises(HybError, match="is no registry that hyb understands") as caught:
+            pushed(store, first, f"{front.host}/lab/circle:1")
+        assert caught.value.code == Exit.BELOW
+        front.faults.clear()
+        front.fault("POST", "uploads", "status", 202, times=99)
+        with pytest.raises(HybError, match="did not say where"):
+            pushed(store, first, f"{front.host}/lab/nowhere:1")
 
 
 # -- who we are --------------------------------------------------------------------------------------------------------
