@@ -165,7 +165,7 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
     return StagePlan(
         makes=f"service `{name}`: {', '.join(targets(spec))}",
         reads=(f"{given.kind if given else 'image'} `{spec.image}`",),
-        opens=(f"when applied: {spec.host} port {spec.port}{limit}",),
+        opens=(f"when applied: {'a socket' if spec.unix_socket else f'{spec.host} port {spec.port}'}{limit}",),
         disk=16 << 10,
         memory=16 << 20,
         seconds=0.1,

@@ -198,6 +198,8 @@ def test_the_plan_says_what_will_be_opened() -> None:
     plan = serve.plan(serve.Spec(image="r/image", port=9000), {"r/image": None})
     assert plan.makes == "service `image`: quadlet, kubernetes"
     assert plan.opens == ("when applied: 127.0.0.1 port 9000",)
+    closed = serve.plan(serve.Spec(image="r/image", unix_socket=True, target="quadlet"), {"r/image": None})
+    assert closed.opens == ("when applied: a socket",)
 
 
 def test_a_stage_name_that_is_no_dns_label_needs_another_name() -> None:
