@@ -97,7 +97,7 @@ def _misfit(target: str, factors: Mapping[str, Tensor], base: Mapping[str, Tenso
 
 def _refused(details: list[str]) -> HybError:
     return HybError(
-        "only a plain LoRA adapter can be merged",
+        "only a plain LoRA adapter can be merged or written as GGUF",
         hint="train one with `hyb tune`, or merge it with PEFT",
         details=details,
     )
