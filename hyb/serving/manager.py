@@ -39,7 +39,7 @@ from hyb.store import Store
 if TYPE_CHECKING:
     from hyb.serving.contained import Options
 
-READY = 900.0  # seconds: a large model from a slow disk
+READY = 3600.0  # seconds; the gateway itself gives up earlier, by the model's size
 DRAIN = 10.0  # seconds that requests under way have after SIGTERM
 GRACE = DRAIN + 10.0  # seconds from SIGTERM to SIGKILL
 TAIL = 8  # lines of a service's log that an error shows

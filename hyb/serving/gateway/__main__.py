@@ -56,6 +56,8 @@ async def serve(job: GatewayJob, listener: socket.socket | None) -> int:
             task.cancel()
         await engines.aclose(0)
         edge.close()
+        for path in filter(None, (job.unix_socket, owners)):
+            Path(path).unlink(missing_ok=True)
         await asyncio.gather(work, stopped, *extra, *listening, return_exceptions=True)
     return 0
 

@@ -34,6 +34,7 @@ from hyb.serving.gateway.types import (
 
 PATIENCE = 30.0  # seconds that a request waits for an engine that is being started again
 PAUSE = (0.1, 30.0)  # seconds before an engine is started again: the first, and the most
+DYING = 0.5  # seconds between the end of an engine and the moment at which everyone has seen it
 STEADY = 60.0  # seconds after which an engine's crash counts as the first one
 DRAIN = 600.0  # seconds that the requests of an engine which was replaced have to end
 SETTLE = 0.5  # seconds for requests that were picked for it and not sent yet
@@ -132,7 +133,7 @@ class Engines:
         self, stack: contextlib.AsyncExitStack, seat: _Seat, method: str, path: str, body: bytes,
         headers: Mapping[str, str] | None,
     ) -> wire.Answer:  # fmt: skip
-        end = time.monotonic() + PATIENCE
+        end, again = time.monotonic() + PATIENCE, False
         while True:
             try:
                 await asyncio.wait_for(seat.ready.wait(), max(0.0, end - time.monotonic()))
@@ -140,9 +141,15 @@ class Engines:
                 raise EngineLostError("the engine is not there") from error
             if seat.process is None:
                 raise EngineLostError("the engine has ended")
+            asked = time.monotonic()
             try:
                 return await stack.enter_async_context(wire.ask(seat.process.socket, method, path, body, headers))
             except OSError:  # nothing listens: it has just died, and nothing was asked of it
+                await asyncio.sleep(0.05)
+            except EngineLostError:
+                if again or time.monotonic() - asked > DYING:
+                    raise
+                again = True  # it was dying when it was asked; a request that kills an engine gets no third one
                 await asyncio.sleep(0.05)
 
     def state(self) -> dict[str, Any]:

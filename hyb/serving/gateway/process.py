@@ -23,8 +23,9 @@ from hyb.serving.choice import LLAMA, MODULE
 from hyb.serving.gateway import wire
 from hyb.serving.gateway.types import AdapterSpec, EngineLostError, GatewayJob
 
-READY = 900.0  # seconds: a large model from a slow disk
-TEMPLATE = 20.0  # seconds for a chat template to render one word: a hostile one may never end
+READY = 45.0  # seconds until an engine is ready, and
+SLOW = 20 << 20  # bytes of the model a second, from a slow disk. llama.cpp runs the chat template: one may never end
+TEMPLATE = 20.0  # seconds for a chat template to render one word
 WARM = 300.0  # seconds for the first token: a large model on a slow machine
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -118,7 +119,8 @@ class EngineProcess:
         self.ready = True
 
     async def _answering(self) -> None:
-        await self._within(READY, "was not ready", self._healthy())
+        seconds = READY + size(Path(self.job.model)) / SLOW
+        await self._within(seconds, "was not ready (does its chat template ever end?)", self._healthy())
         if self.job.engine == LLAMA:
             await self._within(
                 TEMPLATE, "did not come to the end of its chat template", self._post("/apply-template", HI)
@@ -130,7 +132,7 @@ class EngineProcess:
         try:
             await asyncio.wait_for(waiting, seconds)  # type: ignore[arg-type]
         except TimeoutError as error:
-            raise child.UnableError(f"the engine {self.job.engine} {what} within {seconds:g} s") from error
+            raise child.UnableError(f"the engine {self.job.engine} {what} within {seconds:.0f} s") from error
         except (OSError, EngineLostError) as error:
             raise child.UnableError(f"the engine {self.job.engine} ended before it was ready") from error
 
@@ -170,6 +172,15 @@ class EngineProcess:
 def how(status: int) -> str:
     """` with SIGKILL`, for a status as `ended` has it."""
     return f" with {signal.Signals(-status).name}" if status < 0 else f" with status {status}"
+
+
+def size(model: Path) -> int:
+    """Bytes of a model's file, or of the files in its folder; 0 when it is not there."""
+    try:
+        files = [model] if model.is_file() else [p for p in model.iterdir() if p.is_file()]
+        return sum(p.stat().st_size for p in files)
+    except OSError:
+        return 0
 
 
 def _message(said: bytes) -> str:
