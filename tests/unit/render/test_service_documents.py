@@ -18,7 +18,8 @@ import yaml
 
 from hyb.render import compose, kserve, kube, kubernetes, quadlet
 from hyb.render.service_guide import guide
-from hyb.render.unit import GPU, ServiceUnit, label_mistake, pinned, reference_mistake
+from hyb.render.unit import GPU, ServiceUnit, environment, label_mistake, pinned, reference_mistake
+from hyb.serving import bare
 from tests.need import need, oracle
 
 DATA = Path(__file__).parents[2] / "data" / "serve"
@@ -333,6 +334,22 @@ def test_an_old_cluster_copies_the_model_where_an_image_volume_would_show_it() -
     env = {e["name"]: e["value"] for e in spec["containers"][0]["env"]}
     assert (env["HYB_MODELS"], env["HYB_ADAPTERS"]) == ("/models/models", "/models/adapters")
     assert spec["hostUsers"] is False
+
+
+@pytest.mark.parametrize("mounted", [True, False], ids=["a mounted image", "a runnable image"])
+def test_the_entry_point_finds_model_and_adapters_where_the_environment_says(mounted: bool, tmp_path: Path) -> None:
+    """As `pack` lays them: /models and /adapters of the image, which is mounted as a whole, or run."""
+    for file in ("models/model.gguf", "adapters/support/adapter.gguf"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_bytes(b"GGUF")
+    unit = replace(UNIT, adapters=("support",), model_image=UNIT.model_image if mounted else "")
+    paths = replace(quadlet.PATHS, models=str(tmp_path) if mounted else str(tmp_path / "models"))
+    env = environment(unit, paths)
+    assert bare.find(Path(env["HYB_MODELS"]))[1] == tmp_path / "models" / "model.gguf"
+    adapters = Path(env["HYB_ADAPTERS"]) if mounted else tmp_path / env["HYB_ADAPTERS"].lstrip("/")
+    assert [(a.name, a.path) for a in bare.adapters(adapters)] == [
+        ("support", str(tmp_path / "adapters/support/adapter.gguf"))
+    ]
 
 
 def test_a_gpu_is_a_counted_resource_on_kubernetes_and_a_cdi_device_for_podman() -> None:
