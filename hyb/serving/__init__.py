@@ -11,7 +11,7 @@
     llama.py     engine llama.cpp        python -m hyb.serving.llama JOB.json
     hf.py        engine transformers     python -m hyb.serving.hf JOB.json
     vllm.py      engine vLLM             python -m hyb.serving.vllm JOB.json
-    contained.py an engine in a container of Podman's
+    contained.py an engine in a container of Podman's; box.py: what that may see, use and take (pure)
     bare.py      an engine alone, in a container
     __main__.py  the entry point of a container image    python -m hyb.serving
 
