@@ -15,6 +15,7 @@ from hyb import digest as dg
 from hyb.artifact import Artifact, Blob, blobs_of
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack, oci, tar
+from hyb.lineage import lineage
 from hyb.progress import Progress
 from hyb.stages import pack
 from hyb.stages.base import Context
@@ -209,7 +210,7 @@ def test_an_exam_of_the_adapter_or_of_the_merge_counts_but_not_one_of_the_base_b
 
 def test_a_lineage_that_points_to_itself_ends(store: Store) -> None:
     model = a_model(store, base="sha256:" + "c" * 64)
-    assert pack.lineage(model, store) == {model.digest, "sha256:" + "c" * 64}
+    assert lineage(model, store) == {model.digest, "sha256:" + "c" * 64}
 
 
 # -- damage and kills ----------------------------------------------------------------------------------------------
