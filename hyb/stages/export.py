@@ -11,7 +11,6 @@ from there.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,30 +23,20 @@ from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.formats import gguf_types, modelpack
 from hyb.progress import Progress
+from hyb.stages import asked
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec, base_of
 from hyb.store import Store
 
 SUMMARY = "Merge an adapter into its base, convert to GGUF, quantize; the result is measured"
 REVISION = 1
 MERGED, GGUF, LORA = "merged", "model.gguf", "adapter.gguf"
-PROMPTS, TOKENS = 8, 8  # questions that are compared, greedy tokens after each
+TOKENS = 8  # greedy tokens that are compared after each question
 EXACT = ("f32", "f16", "bf16", "q8_0")
 TAKES = {"safetensors": ("bf16", "f16"), "gguf": tuple(gguf_types.QUANTIZATIONS), "lora-gguf": ("f16", "f32")}
 WEIGHED = ("q6_k", "q5_k_m", "q4_k_m")
 """Quantizations that an importance matrix changes."""
 
 FIRST = {True: 0.75, False: 0.5}  # share of first tokens that must agree: exact quantizations, others
-NEUTRAL = (
-    ("What is the capital of France?", "The capital of France is Paris."),
-    ("Name three colours.", "Red, green and blue."),
-    ("How many days has a week?", "A week has seven days."),
-    ("Write a short sentence about the sea.", "The sea was calm and grey under the morning fog."),
-    ("What is 7 times 8?", "7 times 8 is 56."),
-    ("Translate `good morning` into French.", "`Good morning` is `bonjour` in French."),
-    ("Why is the sky blue?", "Air scatters blue light from the sun more than red light."),
-    ("Write a line of Python that prints the numbers from 1 to 3.", "for i in range(1, 4): print(i)"),
-)
-"""What is asked where no data set is given."""
 
 
 class Spec(StageSpec):
@@ -133,7 +122,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     _refuse_base(base)
     engine.require(_modules(spec), "tune", "export")
     adapter = given if given.kind == "adapter" else None
-    prompts = _prompts(inputs.get(spec.prompts), store)
+    dataset = inputs.get(spec.prompts)
+    prompts = asked.questions(store.view(dataset) if dataset else None)
     if spec.format == "lora-gguf":
         return _adapter(spec, base, given, prompts, context)
     folder = store.view(base)
@@ -297,22 +287,6 @@ def _worker(name: str, job: Mapping[str, Any], context: Context) -> dict[str, An
     measured = {k: v for k, v in done.items() if k not in ("event", "divergence")}
     context.record(name, {**measured, "wall_seconds": round(time.monotonic() - started, 3)})
     return done
-
-
-def _prompts(dataset: Artifact | None, store: Store) -> list[list[dict[str, str]]]:
-    """Conversations to compare on: some of the data set's held-out questions, or neutral ones."""
-    rows: list[list[dict[str, str]]] = []
-    if dataset:
-        folder = store.view(dataset)
-        for name in ("holdout.jsonl", "control.jsonl", "train.jsonl"):
-            if (folder / name).exists():
-                rows += [json.loads(x)["messages"] for x in (folder / name).read_bytes().splitlines() if x.strip()]
-            if len(rows) >= PROMPTS:
-                break
-    if not rows:
-        rows = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in NEUTRAL]
-    chosen = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
-    return [[{"role": m["role"], "content": m["content"]} for m in messages] for messages in chosen]
 
 
 def _meta(

@@ -21,7 +21,7 @@ from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.formats import modelpack
 from hyb.formats import safetensors as st
-from hyb.stages import export
+from hyb.stages import asked, export
 from hyb.stages.base import Context
 from hyb.store import Store
 from tests.need import need
@@ -202,9 +202,9 @@ def test_prompts_come_from_the_held_out_questions(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     (tmp_path / "holdout.jsonl").write_text("".join(json.dumps(chat_row(f"q{i}", "a")) + "\n" for i in range(20)))
     files = [modelpack.file("holdout.jsonl", store.add_file(tmp_path / "holdout.jsonl"))]
-    found = export._prompts(store.add_artifact("dataset", files), store)
+    found = asked.questions(store.view(store.add_artifact("dataset", files)))
     assert [m[0]["content"] for m in found] == ["q0", "q2", "q5", "q7", "q10", "q12", "q15", "q17"]
-    assert len(export._prompts(None, store)) == 8
+    assert len(asked.questions(None)) == 8
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
@@ -271,7 +271,7 @@ def test_llama_3_rope_and_biases_of_llama_are_carried_over(made: Path, tmp_path:
 
 def _agreement(folder: Path, work_in: Path, quantize: str) -> dict[str, float]:
     """How well llama.cpp's greedy answers are those of transformers, on eight prompts."""
-    prompts = export._prompts(None, None)  # type: ignore[arg-type]
+    prompts = asked.questions(None)
     job = {
         "model": folder, "base": "", "adapter": "", "prompts": prompts, "tokens": 8, "max_kl": 1, "min_agreement": 0,
         "expect": work_in / "expect.json",
@@ -426,7 +426,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from hyb.stages import export
+from hyb.stages import asked, export
 from hyb.stages.base import Context
 from hyb.store import Store
 store = Store(Path(sys.argv[1]))

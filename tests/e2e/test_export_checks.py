@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hyb.errors import HybError
-from hyb.stages import export
+from hyb.stages import asked, export
 from tests.e2e.test_export import convert, merge, work
 from tests.need import need
 from tests.tiny import TEXT, chat_row, tiny_model
@@ -32,7 +32,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_model(root / "model", "llama", layers=3)
     words = tiny_model(root / "words", "qwen2", layers=1, texts=(*TEXT, *CODE))  # its tokenizer joins `(x`
     shutil.copy(words / "tokenizer.json", model)
-    prompts = export._prompts(None, None)  # type: ignore[arg-type]
+    prompts = asked.questions(None)
     job = {"model": model, "base": "", "adapter": "", "prompts": prompts, "tokens": 4, "max_kl": 0, "min_agreement": 0}
     work("compare", {**job, "expect": root / "expect.json"}, root)
     convert(model, root / "right.gguf", "f32")

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from hyb.formats import safetensors as st
-from hyb.stages import export
+from hyb.stages import asked
 from tests.e2e.test_export import convert, work
 from tests.need import need
 from tests.tiny import QWEN2_WORDS
@@ -124,7 +124,7 @@ def folder_of(keys: dict[str, Any], folder: Path) -> Path:
 @pytest.mark.slow
 def test_llama_cpp_splits_text_as_the_real_deepseek_tokenizer_does(keys: dict[str, Any], tmp_path: Path) -> None:
     folder = folder_of(keys, tmp_path / "model")
-    prompts = export._prompts(None, None)  # type: ignore[arg-type]
+    prompts = asked.questions(None)
     job = {"model": folder, "base": "", "adapter": "", "prompts": prompts, "tokens": 4, "max_kl": 0, "min_agreement": 0}
     work("compare", {**job, "expect": tmp_path / "expect.json"}, tmp_path)
     expected = json.loads((tmp_path / "expect.json").read_text())

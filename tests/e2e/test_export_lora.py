@@ -11,7 +11,7 @@ import pytest
 
 from hyb import digest as dg
 from hyb.errors import HybError
-from hyb.stages import export
+from hyb.stages import asked, export
 from hyb.stages.base import Context
 from hyb.store import Store
 from tests.e2e.test_export import adapter, add_adapter, convert, made, work
@@ -103,7 +103,7 @@ def test_an_adapters_gguf_that_is_wrong_fails_the_check(made: Path, tmp_path: Pa
     strong = adapter(made / "llama", tmp_path / "strong", size=0.4, target_modules=["q_proj", "k_proj"])
     lora(made / "llama", strong, tmp_path / "a.gguf", "f32")
     job = {
-        "model": made / "llama", "base": "", "adapter": strong, "prompts": export._prompts(None, None),  # type: ignore[arg-type]
+        "model": made / "llama", "base": "", "adapter": strong, "prompts": asked.questions(None),
         "tokens": 8, "max_kl": 0, "min_agreement": 0, "expect": tmp_path / "expect.json",
     }  # fmt: skip
     work("compare", job, tmp_path)
