@@ -327,6 +327,8 @@ class Gateway:
 
     def _note(self, x: Exchange) -> None:
         """A line a request: who, what, how long; nothing of what was asked or answered."""
+        if x.route in (*OPEN, "/metrics") and x.status < 400:  # they come every few seconds, and say nothing
+            return
         prompt, completion = x.tokens
         sys.stderr.write(
             f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {x.method} {x.route} {x.status}"
