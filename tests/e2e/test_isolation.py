@@ -28,6 +28,7 @@ from hyb.serving import box, child, client, contained
 from hyb.serving.gateway.types import GatewayJob
 from hyb.store import Store
 from tests import python_base
+from tests.e2e.test_serve_gateway import add_lora
 from tests.hyb import Hyb
 from tests.need import need
 from tests.podman_env import BASE, podman_home  # noqa: F401
@@ -40,7 +41,7 @@ QUESTION = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens
 @pytest.fixture(scope="module")
 def model(podman_home: Path, smollm2_gguf: Path) -> tuple[Store, Artifact]:  # noqa: F811
     """A real model in a store, and the runtime image in Podman."""
-    need("xllamacpp")
+    need("xllamacpp", "torch")  # with torch come numpy and gguf, for the adapters
     python_base.build(podman_home / "python")
     python_base.serve(podman_home / "serve", box.IMAGES["llama.cpp"])
     store = Store(Hyb(podman_home / "u").store)
@@ -338,9 +339,9 @@ def hyb(podman_home: Path, model: tuple[Store, Artifact]) -> Iterator[Hyb]:  # n
         found.ok("stop", service["name"])
 
 
-def ask(service: dict[str, Any], question: str) -> str:
+def ask(service: dict[str, Any], question: str, model: str = "") -> str:
     key = Path(service["key_path"]).read_text().strip()
-    return client.ask(service["url"], key, question, model=service["name"], max_tokens=12, temperature=0.0)
+    return client.ask(service["url"], key, question, model=model or service["name"], max_tokens=8, temperature=0.0)
 
 
 def engines(name: str) -> list[int]:
@@ -355,12 +356,20 @@ def engines(name: str) -> list[int]:
     return found
 
 
-def test_it_answers_as_without_a_container_and_its_engine_and_gateway_may_be_killed(hyb: Hyb) -> None:
-    options = ("--port", "0", "--context", "256", "--parallel", "1", "--detach")
+def test_it_answers_as_without_a_container_and_its_engine_and_gateway_may_be_killed(
+    hyb: Hyb, model: tuple[Store, Artifact], tmp_path: Path
+) -> None:
+    store, base = model
+    for seed, name in enumerate(("lora-one", "lora-two")):
+        add_lora(store, tmp_path, name, base.digest, seed)
+    options = ["--port", "0", "--context", "256", "--parallel", "1", "--detach"]
+    options += ["--adapter", "zebra=lora-one", "--adapter", "ant=lora-two"]
     boxed = hyb.json("serve", "small", "--in", "podman", "--name", "boxed", *options)
     plain = hyb.json("serve", "small", "--name", "plain", *options)
     question = "What is the capital of France? Answer in one word."
-    assert ask(boxed, question) == ask(plain, question) != ""
+    answers = {who: ask(boxed, question, who) for who in ("boxed", "zebra", "ant")}
+    assert len(set(answers.values())) == 3, answers
+    assert answers == {who: ask(plain, question, who.replace("boxed", "plain")) for who in answers}
     hyb.ok("stop", "plain")
 
     said = hyb.fails(Exit.INPUT, "serve", "small", "--in", "podman", "--name", "late", "--port", str(boxed["port"]))
