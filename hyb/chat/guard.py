@@ -64,12 +64,14 @@ class Guard:
             await send(message)
 
         try:
-            self.check(scope)
-        except ChatError as error:
-            await JSONResponse(error.body(), error.status)(scope, receive, sent)
-        else:
-            await self.app(scope, receive, sent)
-        self.done(scope["path"], scope["method"], status, time.monotonic() - began)
+            try:
+                self.check(scope)
+            except ChatError as error:
+                await JSONResponse(error.body(), error.status)(scope, receive, sent)
+            else:
+                await self.app(scope, receive, sent)
+        finally:
+            self.done(scope["path"], scope["method"], status, time.monotonic() - began)
 
     def check(self, scope: Scope) -> None:
         """Raise ChatError: `host` where the name is not ours, `cross_site` where another site's page asks."""
@@ -82,8 +84,10 @@ class Guard:
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise ChatError("cross_site")
         origin = headers.get("origin")
-        if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != host.lower():
-            raise ChatError("cross_site")
+        if origin is not None:
+            asked = urllib.parse.urlsplit(origin).netloc.lower()
+            if asked != host.lower() and name_of(asked) not in self.settings.hosts:  # a proxy may change the Host
+                raise ChatError("cross_site")
 
 
 def _own_port(scope: Scope, s: Settings) -> bool:

@@ -31,7 +31,7 @@ def harmless(text: str) -> str:
 
 
 def page_question(data: bytes, s: Settings) -> list[Message]:
-    """The messages of the page's own API: `user` and `assistant` in any order, the last one of `user`."""
+    """The messages of the page's own API: `user` and `assistant`, the last one of `user`."""
     body = _object(data)
     if extra := set(body) - {"messages"}:
         raise ChatError("bad_request", f"`{min(extra)[:40]}` is not known here")
@@ -45,7 +45,7 @@ def page_question(data: bytes, s: Settings) -> list[Message]:
         found.append({"role": role, "content": harmless(_clean(content))})
     if found[-1]["role"] != "user" or not found[-1]["content"].strip():
         raise ChatError("bad_request", "the last message must be a question")
-    return ([{"role": "system", "content": s.system}] if s.system else []) + found
+    return ([{"role": "system", "content": s.system}] if s.system else []) + _alternating(found)
 
 
 def page_body(messages: list[Message], model: str, s: Settings) -> dict[str, Any]:
@@ -82,6 +82,17 @@ def shorter(messages: list[Message]) -> list[Message]:
         if rest[start]["role"] == "user":
             return head + rest[start:]
     return messages
+
+
+def _alternating(messages: list[Message]) -> list[Message]:
+    """From a question on, neighbours of one role as one message: many chat templates refuse anything else."""
+    found: list[Message] = []
+    for message in messages:
+        if found and found[-1]["role"] == message["role"]:
+            found[-1] = {**message, "content": f"{found[-1]['content']}\n\n{message['content']}"}
+        elif found or message["role"] == "user":
+            found.append(message)
+    return found
 
 
 def _harmless(message: Message) -> Message:

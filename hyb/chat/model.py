@@ -109,7 +109,7 @@ class Model:
             self.breaker.failed("the model gives no token", hard=True)
         except httpx.HTTPError as error:
             self.breaker.failed(_why(error), hard=True)
-        except (ValueError, KeyError, TypeError, httpx.InvalidURL):
+        except (ValueError, LookupError, TypeError, httpx.InvalidURL):
             self.breaker.failed("the model's server speaks another language than OpenAI's", hard=True)
 
     async def _learn_name(self) -> None:

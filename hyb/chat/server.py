@@ -48,6 +48,10 @@ class Patient(HttpToolsProtocol):
     """
 
     head_seconds = body_seconds = 15.0
+    most = 1000
+    """Connections at once; beyond them one that is idle makes room, else the new one is closed."""
+    people = 0
+    """The port that `most` speaks of; the cluster's probes always get in."""
     _timer: TimerHandle | None = None
     _head: int | None = 0
     """Bytes of the head so far; None while a body comes."""
@@ -55,6 +59,14 @@ class Patient(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait(self.head_seconds)
+        if len(self.connections) > self.most and self.server and self.server[1] == self.people:
+            idle = next((c for c in self.connections if isinstance(c, Patient) and c.is_idle), self)
+            idle.transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Kept open between two requests."""
+        return self.cycle is not None and self.cycle.response_complete and not self._head
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(0)
@@ -103,7 +115,16 @@ class Server(uvicorn.Server):
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.watching = asyncio.create_task(self.answers.model.run())
+        self.watching.add_done_callback(self._watcher_ended)
         self.announce(sockets[0].getsockname()[1] if sockets else 0)
+
+    def _watcher_ended(self, task: asyncio.Task[None]) -> None:
+        """Without its watcher the app would never notice a model's return: better to be started again."""
+        if not task.cancelled() and (error := task.exception()):
+            logging.getLogger("uvicorn.error").error("the watcher of the model failed", exc_info=error)
+            self.failed = self.should_exit = True
+
+    failed = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.answers.stopping = True
@@ -111,8 +132,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         last.cancel()
         self.watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.watching
+        await asyncio.gather(self.watching, return_exceptions=True)
         await self.answers.model.http.aclose()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -193,7 +213,7 @@ def run(settings: Settings, *, announce: Callable[[int], None] | None = None) ->
     if settings.metrics_port:
         sockets.append(bind(settings.host, settings.metrics_port))
     _many_files()
-    server = Server(config(settings, asgi))
+    server = Server(config(settings, asgi, sockets[0].getsockname()[1]))
     server.settings, server.answers = settings, answers
 
     def listening(port: int) -> None:
@@ -207,15 +227,14 @@ def run(settings: Settings, *, announce: Callable[[int], None] | None = None) ->
         server.run(sockets=sockets)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    return Exit.OK
+    return 1 if server.failed else Exit.OK
 
 
-def config(settings: Settings, asgi: Any) -> uvicorn.Config:
-    """uvicorn's settings."""
+def config(settings: Settings, asgi: Any, port: int) -> uvicorn.Config:
+    """uvicorn's settings. `port`: the one for people."""
     logging.getLogger("uvicorn.error").addFilter(_no_noise)
-    protocol = type(
-        "Protocol", (Patient,), {"head_seconds": settings.head_seconds, "body_seconds": settings.body_seconds}
-    )
+    limits = {"head_seconds": settings.head_seconds, "body_seconds": settings.body_seconds}
+    protocol = type("Protocol", (Patient,), {**limits, "most": settings.connections, "people": port})
     return uvicorn.Config(
         asgi,
         http=protocol,
@@ -227,7 +246,6 @@ def config(settings: Settings, asgi: Any) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=75,  # longer than a proxy keeps its idle connections, so that it's never us who closes one
-        limit_concurrency=settings.connections,
         timeout_graceful_shutdown=int(settings.grace_seconds + LAST_WORD + 1),
     )
 

@@ -46,6 +46,14 @@ export function settings(change) {
   return now;
 }
 
+/** The chat that this page has open; it outlives a reload. */
+export function opened(id) {
+  try {
+    if (id) sessionStorage.setItem("hyb.open", id);
+    return sessionStorage.getItem("hyb.open");
+  } catch { return null; }
+}
+
 export function onChange(call) {
   addEventListener("storage", (event) => { if (!event.key || event.key.startsWith(PREFIX)) call(event.key?.slice(PREFIX.length)); });
 }

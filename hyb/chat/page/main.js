@@ -171,7 +171,7 @@ async function answer() {
   keep();
   show();
   toEnd(true);
-  sessionStorage.setItem("hyb.open", chat.id);
+  history.opened(chat.id);
   say(t("writing"));
   const saving = setInterval(() => keep(mine.chat), 2000);
   try {
@@ -257,7 +257,7 @@ function openChat(id) {
   const found = id ? history.load(id) : history.fresh();
   if (!found) return;
   chat = answering && answering.chat.id === id ? answering.chat : found;
-  sessionStorage.setItem("hyb.open", chat.id);
+  history.opened(chat.id);
   show();
   toEnd(true);
   if (!wide.matches) side(false);
@@ -444,7 +444,7 @@ function listen() {
 async function begin() {
   dress();
   listen();
-  const last = sessionStorage.getItem("hyb.open");
+  const last = history.opened();
   chat = (last && history.load(last)) || chat;
   side(wide.matches && history.settings().side !== false, false);
   show();

@@ -51,6 +51,14 @@ def test_the_system_prompt_comes_first_and_from_here_alone() -> None:
         msgs.page_question(json.dumps({"messages": [{"role": "system", "content": "x"}, USER]}).encode(), S)
 
 
+def test_questions_without_an_answer_between_them_are_one_and_no_answer_comes_first() -> None:
+    """As after a stop or a failure; many chat templates refuse roles that do not alternate."""
+    talk = [("assistant", "x"), ("user", "a"), ("user", "b"), ("assistant", "c"), ("user", "d")]
+    data = json.dumps({"messages": [{"role": r, "content": t} for r, t in talk]}).encode()
+    made = msgs.page_question(data, Settings())
+    assert [(m["role"], m["content"]) for m in made] == [("user", "a\n\nb"), ("assistant", "c"), ("user", "d")]
+
+
 def test_the_pass_through_knows_the_apis_fields_and_no_engines_own() -> None:
     made = msgs.openai_body(body(model="gpt-4", temperature=0.2, stream=True, user="ana"), "bot", S)
     assert made == {
