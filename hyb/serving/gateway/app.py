@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,25 +22,23 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from hyb.serving import keys
-from hyb.serving.gateway import auth, ollama, ollama_answer, openai_api, settings, stream
-from hyb.serving.gateway.auth import Keys
+from hyb.serving.gateway import ollama, ollama_answer, openai_api, settings, stream
+from hyb.serving.gateway.door import OPEN, Door
 from hyb.serving.gateway.engines import Engines
 from hyb.serving.gateway.errors import GatewayError, from_engine, refusal, shaped
-from hyb.serving.gateway.exchange import LINES, SSE, ClientGoneError, Exchange, compact
+from hyb.serving.gateway.exchange import LINES, SSE, ClientGoneError, Exchange, compact, printable
 from hyb.serving.gateway.limits import SAVE, Limits, Line
 from hyb.serving.gateway.metrics import CONTENT_TYPE, Metrics
 from hyb.serving.gateway.settings import Settings
-from hyb.serving.gateway.types import EngineAnswer, EngineLostError, GatewayJob, Pick
+from hyb.serving.gateway.types import EngineAnswer, EngineLostError, GatewayJob, Model, Pick, UnknownModelError
 from hyb.serving.openai import ApiError
-from hyb.serving.port import is_loopback
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Reduce = Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[str]]]
 
 GONE = 499  # what metrics and log call an answer that nobody was there for
 MODELS = "/v1/models/"
-OPEN = ("/health", "/ready")
-_NAMES = re.compile(rb"[A-Za-z0-9, -]{1,1000}")
+MODEL = MODELS + "ID"
 
 
 def build(job: GatewayJob, engines: Engines, options: Settings | None = None) -> Gateway:
@@ -55,13 +52,12 @@ class Gateway:
     def __init__(self, job: GatewayJob, engines: Engines, options: Settings) -> None:
         self._job, self._engines, self._options = job, engines, options
         hashed = Path(job.keys_path) if job.keys_path else None
-        self._keys = Keys(Path(job.key_path) if job.key_path else None, hashed)
+        self._door = Door(job, options)
         self._limits = Limits(keys.usage_path(hashed) if hashed else None)
         self._line = Line(job.parallel, options.waiting)
         self._metrics = Metrics(
             lambda: self._line.waiting, lambda: self._line.running, lambda: engines.restarts, lambda: engines.ready
         )
-        self._local = job.port >= 0 and is_loopback(job.host)
         self._size = _size(Path(job.model))
         self._props: dict[str, Any] | None = None
         self._saving: asyncio.Handle | None = None
@@ -70,7 +66,8 @@ class Gateway:
             "/v1/chat/completions": (post, lambda x: self._openai(x, openai_api.chat)),
             "/v1/completions": (post, lambda x: self._openai(x, openai_api.completion)),
             "/v1/embeddings": (post, lambda x: self._openai(x, openai_api.embedding)),
-            "/v1/models": (get, self._models),
+            "/v1/models": (get, lambda x: x.json(openai_api.listing(engines.models()))),
+            MODEL: (get, self._model),
             "/api/chat": (post, lambda x: self._ollama(x, ollama.chat)),
             "/api/generate": (post, lambda x: self._ollama(x, ollama.generate)),
             "/api/embed": (post, lambda x: self._embed(x, old=False)),
@@ -114,47 +111,19 @@ class Gateway:
 
     def _handler(self, x: Exchange) -> Handler:
         """Raises GatewayError for a request that gets no further."""
-        auth.check_url(x.path, x.query)
-        self._check_host(x)
-        if origin := self._origin(x):
-            x.extra += [(b"access-control-allow-origin", origin), (b"vary", b"Origin"),
-                        (b"access-control-expose-headers", b"x-request-id, retry-after")]  # fmt: skip
-            if x.method == "OPTIONS":
-                return self._preflight
-        route = MODELS + "ID" if x.path.startswith(MODELS) and len(x.path) > len(MODELS) else x.path
-        needs_key = route not in OPEN and not (route == "/metrics" and self._options.open_metrics)
-        if needs_key:
-            x.key = self._keys.who(x.headers.get(b"authorization", b""))
-        method, handler = ("GET", self._model) if route.endswith("/ID") else self._routes.get(route, ("", self._ready))
-        if not method:
-            raise GatewayError(404, f"there is nothing at {x.method} {_shown(x.path)}", code="unknown_url")
+        self._door.check(x)
+        if self._door.asks_first(x):
+            return self._door.allow
+        route = MODEL if x.path.startswith(MODELS) else x.path
+        if route not in self._routes:
+            raise GatewayError(404, f"there is nothing at {x.method} {printable(x.path)}", code="unknown_url")
         x.route = route
+        method, handler = self._routes[route]
         if x.method != method and not (x.method == "HEAD" and method == "GET"):
             raise GatewayError(
                 405, f"`{route}` takes {method}, not {x.method}", code="method_not_allowed", allow=method
-            )
-        return handler
-
-    def _check_host(self, x: Exchange) -> None:
-        """Against DNS rebinding: a page in the owner's browser reaches a loopback service under the page's own name."""
-        host = x.headers.get(b"host", b"").decode("latin-1")
-        if self._local and not auth.local_host(host, self._options.hosts):
-            raise GatewayError(
-                403, f"this service is not called `{_shown(host)}`; `HYB_ALLOWED_HOSTS` allows further names",
-                code="host_not_allowed",
             )  # fmt: skip
-
-    def _origin(self, x: Exchange) -> bytes:
-        """The web page's origin, when it may call."""
-        origin = x.headers.get(b"origin", b"")
-        return origin if origin and origin.decode("latin-1") in self._options.origins else b""
-
-    async def _preflight(self, x: Exchange) -> None:
-        wanted = x.headers.get(b"access-control-request-headers", b"")
-        allowed = wanted if _NAMES.fullmatch(wanted) else b"authorization, content-type"
-        more = ((b"access-control-allow-methods", b"GET, POST"), (b"access-control-allow-headers", allowed),
-                (b"access-control-max-age", b"600"))  # fmt: skip
-        await x.data(b"", status=204, more=more)
+        return handler
 
     async def _refuse(self, x: Exchange, error: ApiError) -> None:
         more = error.headers() if isinstance(error, GatewayError) else []
@@ -168,20 +137,21 @@ class Gateway:
         else:
             await x.json({"status": "not ready"}, 503, ((b"retry-after", b"1"),))
 
-    async def _models(self, x: Exchange) -> None:
-        await x.json(openai_api.listing(self._engines.models()))
-
     async def _model(self, x: Exchange) -> None:
-        pick = self._engines.pick(x.path.removeprefix(MODELS))
-        every = self._engines.models()
-        await x.json(openai_api.entry(next(m for m in every if m.id == (pick.adapter or every[0].id)), every[0].id))
+        await x.json(openai_api.entry(*self._named(x.path.removeprefix(MODELS))))
 
     async def _show(self, x: Exchange) -> None:
         name = ollama.plain(ollama.name_of(openai_api.parse(await x.body(self._options.body))))
-        self._engines.pick(name)
+        model, base = self._named(name)
+        await x.json(ollama_answer.show(model, base, self._job.model_meta, await self._engine_says()))
+
+    def _named(self, name: str) -> tuple[Model, str]:
+        """(the model of that name, the base's name). Raises UnknownModelError."""
         every = self._engines.models()
-        model = next(m for m in every if m.id == name)
-        await x.json(ollama_answer.show(model, every[0].id, self._job.model_meta, await self._engine_says()))
+        found = next((model for model in every if model.id == name), None)
+        if found is None:
+            raise UnknownModelError(name, [model.id for model in every])
+        return found, every[0].id
 
     async def _engine_says(self) -> dict[str, Any]:
         """What llama.cpp says of the model's template; {} of other engines."""
@@ -208,7 +178,9 @@ class Gateway:
         self._limits.admit(x.key)
         request, left = reduce(openai_api.parse(await x.body(self._options.body)))
         if left:
-            x.extra.append((b"x-hyb-ignored", ", ".join(_shown(name) for name in left[:20]).encode("ascii", "replace")))
+            x.extra.append(
+                (b"x-hyb-ignored", ", ".join(printable(name) for name in left[:20]).encode("ascii", "replace"))
+            )
         await self._check_tools(request)
         asked = request.get("model", "")
         name = asked or self._job.name
@@ -345,11 +317,6 @@ async def _whole(answer: EngineAnswer, meter: stream.Meter) -> bytes:
     except GatewayError as error:
         raise GatewayError(502, "the engine's answer is no JSON object", code="engine_error") from error
     return data
-
-
-def _shown(text: str) -> str:
-    """A client's text as it may stand in an answer: short and printable."""
-    return "".join(c for c in text[:100] if c.isprintable())
 
 
 def _size(path: Path) -> int:

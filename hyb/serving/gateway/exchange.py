@@ -161,5 +161,10 @@ def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def printable(text: str) -> str:
+    """A client's text as it may stand in an answer: short, in one line."""
+    return "".join(c for c in text[:100] if c.isprintable())
+
+
 def _too_long(limit: int) -> GatewayError:
     return GatewayError(413, f"the request has more than {limit} bytes", code="request_too_large")

@@ -20,6 +20,9 @@ MARKS = 1_000_000
 """Commas and brackets in a request: each may become a Python object. A prompt of 8 MiB has a tenth of them."""
 CHOICES = 8  # answers to one question
 STOPS = 16
+BIASES = 1024  # tokens that a request favours or bars; an engine looks at each one for each token
+SCHEMA = 4000  # objects and lists in all schemas of a request
+ENTRIES = 512  # entries of one of them: the time to make a grammar of it grows with their square, and more
 
 
 def _names(text: str) -> frozenset[str]:
@@ -30,14 +33,14 @@ _SAMPLING = _names(
     "temperature top_p top_k min_p typical_p top_n_sigma seed stop presence_penalty frequency_penalty repeat_penalty"
     " repetition_penalty repeat_last_n logit_bias logprobs top_logprobs n ignore_eos min_tokens mirostat mirostat_tau"
     " mirostat_eta xtc_probability xtc_threshold dry_multiplier dry_base dry_allowed_length dry_penalty_last_n"
-    " dry_sequence_breakers dynatemp_range dynatemp_exponent max_tokens stream stream_options model response_format"
+    " dynatemp_range dynatemp_exponent max_tokens stream stream_options model response_format"
     " timings_per_token"
 )
 CHAT = _SAMPLING | _names(
-    "messages tools tool_choice parallel_tool_calls functions function_call max_completion_tokens reasoning_effort"
+    "messages tools tool_choice parallel_tool_calls max_completion_tokens reasoning_effort"
     " chat_template_kwargs add_generation_prompt continue_final_message"
 )
-COMPLETION = _SAMPLING | frozenset(("prompt", "suffix", "echo"))
+COMPLETION = _SAMPLING | frozenset(("prompt",))
 EMBEDDING = frozenset(("model", "input", "encoding_format", "dimensions"))
 OWNERS = _names(
     "lora lora_request id_slot slot_id slot cache_prompt n_keep n_discard n_cache_reuse samplers chat_template"
@@ -47,6 +50,8 @@ OWNERS = _names(
     " return_tokens return_progress reasoning_format media_path"
 )
 """Fields of engines that only the service's owner may set: slots, adapters, templates, raw grammars."""
+ABSENT = _names("functions function_call suffix echo audio prediction web_search_options best_of")
+"""Fields of OpenAI's API that would change the answer, and that no engine here has."""
 KWARGS = frozenset(("enable_thinking", "thinking"))
 """Arguments of a chat template that a client may set."""
 
@@ -95,6 +100,7 @@ def chat(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         raise GatewayError(400, "`messages` must be a list with at least one message", param="messages")
     _no_urls(messages)
     found, left = _reduced(body, CHAT)
+    _check_schemas(found)
     kwargs = found.get("chat_template_kwargs")
     if kwargs is not None and not (isinstance(kwargs, dict) and KWARGS.issuperset(kwargs)):
         allowed = ", ".join(f"`{k}`" for k in sorted(KWARGS))
@@ -148,6 +154,9 @@ def _reduced(body: Mapping[str, Any], allowed: frozenset[str]) -> tuple[dict[str
         raise GatewayError(
             400, f"{names}: only the service's owner may set this", param=refused[0], code="unsupported_parameter"
         )
+    absent = next((name for name in sorted(ABSENT) if body.get(name)), None)
+    if absent:
+        raise GatewayError(400, f"`{absent}` is not supported", param=absent, code="unsupported_parameter")
     left = [name for name in body if name not in allowed]
     found = {name: value for name, value in body.items() if name in allowed and value is not None}
     _check(found)
@@ -167,9 +176,29 @@ def _check(body: Mapping[str, Any]) -> None:
         value = body.get(name, low)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise GatewayError(400, f"`{name}` must be a whole number from {low} to {high}", param=name)
+    bias = body.get("logit_bias", {})
+    if not isinstance(bias, (dict, list)) or len(bias) > BIASES:
+        raise GatewayError(400, f"`logit_bias` may name at most {BIASES} tokens", param="logit_bias")
     stop = body.get("stop", "")
     if isinstance(stop, list) and (len(stop) > STOPS or not all(isinstance(s, str) for s in stop)):
         raise GatewayError(400, f"`stop` must be a text, or a list of at most {STOPS}", param="stop")
+
+
+def _check_schemas(body: Mapping[str, Any]) -> None:
+    """An engine makes a grammar of a schema: a minute's work for one with thousands of properties."""
+    if not isinstance(body.get("response_format", {}), dict):
+        raise GatewayError(400, "`response_format` must be an object", param="response_format")
+    if not isinstance(body.get("tools", []), list):
+        raise GatewayError(400, "`tools` must be a list", param="tools")
+    for name in ("response_format", "tools"):
+        left, count = [body.get(name)], 0
+        while left:
+            value = left.pop()
+            if isinstance(value, (dict, list)):
+                count += 1
+                if count > SCHEMA or len(value) > ENTRIES:
+                    raise GatewayError(400, f"the schema in `{name}` is too large", param=name, code="too_complex")
+                left += value.values() if isinstance(value, dict) else value
 
 
 def _no_urls(messages: Sequence[Any]) -> None:

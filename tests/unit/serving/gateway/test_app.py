@@ -164,6 +164,8 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     ("GET", "/nothing", {"key": "wrong"}, 401, "invalid_api_key"),
     ("GET", "/nothing", {}, 404, "unknown_url"),
     ("GET", "/slots", {}, 404, "unknown_url"),
+    ("GET", "/any/ID", {}, 404, "unknown_url"),
+    ("GET", "/v1/models/", {}, 404, "model_not_found"),
     ("POST", "/v1/responses", {}, 404, "unknown_url"),
     ("GET", "/v1/chat/completions", {}, 405, "method_not_allowed"),
     ("DELETE", "/v1/models/bot", {}, 405, "method_not_allowed"),

@@ -43,7 +43,7 @@ async def listening(folder: Path) -> AsyncIterator[str]:
     while not door.started:
         await asyncio.sleep(0.01)
     yield path
-    door.should_exit = True
+    door.end()
     await task
 
 

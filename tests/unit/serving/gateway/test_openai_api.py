@@ -48,12 +48,30 @@ def test_a_template_takes_known_arguments_only() -> None:
 
 @pytest.mark.parametrize("body", [
     {"n": 9}, {"n": 0}, {"n": True}, {"max_tokens": -1}, {"max_tokens": "5"}, {"max_completion_tokens": 1.5},
-    {"stream": "yes"}, {"stream_options": 1}, {"model": 3}, {"stop": ["a"] * 17}, {"stop": [1]}, {"top_logprobs": 99},
+    {"stream": "yes"}, {"stream_options": 1}, {"response_format": "json"}, {"tools": {}}, {"functions": [{}]},
+    {"logit_bias": {str(n): 1 for n in range(2000)}}, {"logit_bias": "x"},
+    {"model": 3}, {"stop": ["a"] * 17}, {"stop": [1]}, {"top_logprobs": 99},
 ])  # fmt: skip
 def test_values_that_mean_something_else_to_an_engine_are_refused(body: dict[str, Any]) -> None:
     with pytest.raises(GatewayError) as caught:
         chat(**body)
     assert caught.value.param == next(iter(body))
+
+
+def test_a_schema_that_would_keep_an_engine_busy_for_minutes_is_refused() -> None:
+    wide = {"type": "object", "properties": {f"p{n}": {} for n in range(3000)}}
+    many = {"anyOf": [{"anyOf": [{"type": "string"}] * 100}] * 100}
+    for schema in (wide, many):
+        for body in ({"response_format": {"json_schema": {"schema": schema}}},
+                     {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}):  # fmt: skip
+            with pytest.raises(GatewayError, match="too large") as caught:
+                chat(**body)
+            assert caught.value.code == "too_complex"
+    tools = [
+        {"type": "function", "function": {"name": f"f{n}", "parameters": {"properties": {"a": {}, "b": {}}}}}
+        for n in range(128)
+    ]
+    assert chat(tools=tools)["tools"] == tools
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "file:///etc/passwd", "/etc/passwd"])
