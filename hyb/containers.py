@@ -225,6 +225,7 @@ def _api_mount(mount: Mount) -> dict[str, Any]:
     if mount.kind == "bind":
         out |= {"source": mount.source, "read_only": mount.read_only}
         out |= {"relabel": mount.label} if mount.label else {}
-    elif mount.size:
-        out["size"] = mount.size
+    else:  # podman-py has no word for noexec; without a source, Podman would make a plain folder
+        out |= {"source": "tmpfs", "mode": "1777"}
+        out |= {"size": mount.size} if mount.size else {}
     return out

@@ -92,6 +92,11 @@ def prepare(job: GatewayJob, given: Artifact, run: Path, options: Options, *, sa
             f"no image serves with the engine `{job.engine}`",
             hint="`hyb export … --format gguf` makes what `localhost/hyb-serve-cpu` serves, or give `--runtime-image`",
         )
+    if job.adapter:
+        raise HybError(
+            "in a container an adapter is served beside its base, not in its place",
+            hint="serve the base model, with `--adapter` for it",
+        )
     info = engine_podman.available()
     check(info)
     sweep(job.name, run, info)

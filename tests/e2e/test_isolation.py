@@ -21,7 +21,7 @@ import pytest
 
 from hyb import engine_podman
 from hyb.artifact import Artifact
-from hyb.containers import Container, argv
+from hyb.containers import Container, Mount, Secret, argv
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
 from hyb.serving import box, child, client, contained
@@ -31,7 +31,7 @@ from tests import python_base
 from tests.e2e.test_serve_gateway import add_lora
 from tests.hyb import Hyb
 from tests.need import need
-from tests.podman_env import BASE, podman_home  # noqa: F401
+from tests.podman_env import BASE, podman_home, service  # noqa: F401
 from tests.unix_http import asked
 
 pytestmark = [pytest.mark.podman]
@@ -270,6 +270,60 @@ def test_only_containers_that_this_hyb_started_are_removed(podman_home: Path) ->
             engine_podman.remove_container(f"hyb-t-{name}")
 
 
+def test_podman_s_api_and_its_program_make_the_same_container(podman_home: Path) -> None:  # noqa: F811
+    look = "grep -E '^(CapEff|NoNewPrivs|Seccomp)' /proc/self/status; umask; cat /run/key; df /tmp /dev/shm"
+    look += "; grep -cE ' (/run|/var/tmp) ' /proc/mounts; touch /x; sleep 30"
+    (podman_home / "secret").write_text("sesame\n")
+    subprocess.run([*engine_podman.PODMAN, "secret", "create", "t-key", str(podman_home / "secret")], check=True)
+    made = Container(
+        BASE,
+        ("-c", look),
+        name="hyb-t-same",
+        entrypoint=("sh",),
+        user="1001:0",
+        memory=64 << 20,
+        pids=33,
+        umask="0077",
+        mounts=(Mount("tmpfs", "", "/tmp", size=1 << 20),),
+        shm=2 << 20,
+        tmpfs=False,
+        secrets=(Secret("t-key", "/run/key"),),
+        detach=True,
+        stop_timeout=1,
+    )
+    by_program = facts(made)
+    with service(podman_home):
+        by_api = facts(made)
+    assert by_program == by_api
+    said, *limits = by_program
+    assert limits == [64 << 20, 33]
+    assert "CapEff:\t0000000000000000" in said and "NoNewPrivs:\t1" in said and "Seccomp:\t2" in said
+    assert "0077" in said and "sesame" in said and "Read-only file system" in said
+
+
+def facts(container: Container) -> tuple[str, int, int]:
+    """What a container says, and its limits of memory and processes."""
+    engine_podman.run_container(container)
+    plain = {k: v for k, v in os.environ.items() if k != "CONTAINER_HOST"}
+
+    def podman(*words: str) -> str:
+        line = [*engine_podman.PODMAN, *words, container.name]
+        return subprocess.run(
+            line, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+        ).stdout
+
+    try:
+        until(lambda: "Read-only" in podman("logs"))
+        pid = int(podman("inspect", "--format", "{{.State.Pid}}"))
+        return (
+            podman("logs"),
+            limit(pid, "memory", "memory.limit_in_bytes", "memory.max"),
+            limit(pid, "pids", "pids.max", "pids.max"),
+        )
+    finally:
+        engine_podman.remove_container(container.name)
+
+
 # -- another runtime, a GPU ------------------------------------------------------------------------------------------
 
 
@@ -335,8 +389,8 @@ def test_a_cdi_device_reaches_the_container(podman_home: Path) -> None:  # noqa:
 def hyb(podman_home: Path, model: tuple[Store, Artifact]) -> Iterator[Hyb]:  # noqa: F811
     found = Hyb(podman_home / "u")
     yield found
-    for service in found.json("ps"):
-        found.ok("stop", service["name"])
+    for running in found.json("ps"):
+        found.ok("stop", running["name"])
 
 
 def ask(service: dict[str, Any], question: str, model: str = "") -> str:
@@ -376,6 +430,7 @@ def test_it_answers_as_without_a_container_and_its_engine_and_gateway_may_be_kil
     assert "is taken by `boxed`" in said
     assert engine_podman.containers({"io.hyb.service": "late"}) == []
 
+    assert Path(boxed["admin_socket"]).parent.stat().st_mode & 0o077 == 0  # the folder of the sockets' folders
     (engine_process,) = engines("boxed")
     os.kill(engine_process, signal.SIGKILL)
     until(lambda: engine_process not in engines("boxed"))

@@ -138,3 +138,32 @@ def test_the_memory_limit_grows_with_the_model_and_what_it_may_hold_in_mind() ->
     assert small % (256 << 20) == 0
     assert small > (100 << 20) + JOB.context * JOB.parallel * (128 << 10)
     assert box.estimate(JOB, 4 << 30) - small >= 3 << 30
+
+
+def test_folders_of_hyb_s_own_are_opened_to_the_container_s_user_and_what_is_above_stays_private(
+    tmp_path: Path,
+) -> None:
+    private = tmp_path / "run"
+    view, folder = private / "view" / "deep", private / "e1"
+    for made_ in (private, private / "view", view, folder):
+        made_.mkdir(mode=0o700)
+    (view / "model.gguf").write_bytes(b"GGUF")
+    job = GatewayJob("bot", "llama.cpp", str(view / "model.gguf"), str(private), container=asdict(SETTINGS))
+    how = contained.launch(job, child.Job(job.model, "bot", str(folder / "engine.sock"), leash=True))
+    modes = [p.stat().st_mode & 0o777 for p in (private, view, folder)]
+    assert modes == [0o700, 0o705, 0o777]
+    assert how["socket"] == str(folder / "engine.sock")
+    assert how["argv"][:3] == ["/usr/bin/podman", "--remote=false", "run"]
+    assert how["memory"](1) == 0  # no container yet
+
+
+def test_an_adapter_in_the_place_of_its_base_is_refused(tmp_path: Path) -> None:
+    job = GatewayJob("bot", "vllm", "/m", str(tmp_path), adapter="/a")
+    with pytest.raises(HybError, match="beside its base"):
+        contained.prepare(job, None, tmp_path, contained.Options())  # type: ignore[arg-type]
+
+
+def test_an_engine_without_an_image_of_its_own_needs_one(tmp_path: Path) -> None:
+    job = GatewayJob("bot", "transformers", "/m", str(tmp_path))
+    with pytest.raises(HybError, match="no image serves with the engine `transformers`"):
+        contained.prepare(job, None, tmp_path, contained.Options())  # type: ignore[arg-type]
