@@ -23,6 +23,8 @@ KeyFileOption = Annotated[
     Path | None,
     typer.Option("--key-file", metavar="FILE", help="The API key of the URL; without it, $HYB_API_KEY."),
 ]
+ERASE = "\r\x1b[K"
+"""Takes away what stands in the terminal's line."""
 CaOption = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="Trust these certificates (PEM) alone.")]
 
 
@@ -125,6 +127,7 @@ class Screen:
         self.out, self.thoughts = out, thoughts
         self.dim = dim
         self._last: tuple[TextIO, str] | None = None
+        self._waiting = False
 
     def piece(self, kind: str, text: str) -> None:
         """Show a piece now."""
@@ -133,7 +136,11 @@ class Screen:
 
         out = self.thoughts if kind == THOUGHT else self.out
         if out is None:
+            self._wait(kind == THOUGHT)
             return
+        if self._waiting:
+            out.write(ERASE)
+            self._waiting = False
         if self._last is None or self._last[1] != kind:
             text = self._change(out, kind) + (printable(text) if out.isatty() else text).lstrip("\n")
         elif out.isatty():
@@ -144,11 +151,21 @@ class Screen:
 
     def end(self) -> None:
         """The answer ends: so does its line."""
+        if self._waiting and self.out:
+            self.out.write(ERASE)
+            self._waiting = False
         if self._last:
             out, _ = self._last
             out.write(("\x1b[0m" if self.dim else "") + "\n")
             out.flush()
             self._last = None
+
+    def _wait(self, thinks: bool) -> None:
+        """A sign of life while a reasoning is hidden."""
+        if self.dim and self.out and thinks and not self._waiting:
+            self._waiting = True
+            self.out.write("\x1b[2mthinking…\x1b[0m")
+            self.out.flush()
 
     def _change(self, out: TextIO, kind: str) -> str:
         """What stands between reasoning and answer; the reasoning is dim where that can be shown."""
