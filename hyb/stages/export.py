@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from hyb import digest as dg
 from hyb import engine
-from hyb.artifact import Artifact
+from hyb.artifact import Artifact, File
 from hyb.errors import HybError
 from hyb.formats import gguf_types, modelpack
 from hyb.progress import Progress
@@ -29,7 +30,7 @@ from hyb.store import Store
 
 SUMMARY = "Merge an adapter into its base, convert to GGUF, quantize; the result is measured"
 REVISION = 1
-MERGED, GGUF, LORA = "merged", "model.gguf", "adapter.gguf"
+MERGED, GGUF, LORA, IMATRIX = "merged", "model.gguf", "adapter.gguf", "imatrix.safetensors"
 TOKENS = 8  # greedy tokens that are compared after each question
 EXACT = ("f32", "f16", "bf16", "q8_0")
 TAKES = {"safetensors": ("bf16", "f16"), "gguf": tuple(gguf_types.QUANTIZATIONS), "lora-gguf": ("f16", "f32")}
@@ -132,7 +133,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     divergence = _compare(spec, folder, base, adapter, prompts, context)
     weighed = inputs.get(spec.imatrix)
     if spec.format == "gguf":
-        files = {GGUF: _convert(spec, folder, base, weighed, context)}
+        files = {GGUF: _convert(spec, folder, given, base, weighed, context)}
     else:
         files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     return _add(spec, files, _meta(spec, base, adapter, divergence, weighed), store)
@@ -205,10 +206,12 @@ def _compare(
     return divergence
 
 
-def _convert(spec: Spec, folder: Path, base: Artifact, weighed: Artifact | None, context: Context) -> Path:
+def _convert(
+    spec: Spec, folder: Path, given: Artifact, base: Artifact, weighed: Artifact | None, context: Context
+) -> Path:
     """The GGUF, checked in llama.cpp. `weighed`: the data set of the importance matrix."""
     out, quantize = context.work / GGUF, _quantization(spec)
-    importance = _importance(folder, weighed, context) if weighed and not out.exists() else ""
+    importance = _importance(folder, given, base, weighed, context) if weighed and not out.exists() else ""
     _write(out, quantize, folder, base, context, imatrix=importance, dataset=weighed.digest if weighed else "")
     _check(out, "", FIRST[quantize in EXACT], context)
     return out
@@ -242,14 +245,22 @@ def _check(gguf: Path, lora: str, least: float, context: Context) -> None:
     _worker("gguf_check", check, context)
 
 
-def _importance(folder: Path, dataset: Artifact, context: Context) -> str:
-    """The importance matrix's path, measured on the data set's training and control rows."""
-    out = context.work / "imatrix.safetensors"
-    view = context.store.view(dataset)
-    rows = [str((view / n).absolute()) for n in ("train.jsonl", "control.jsonl") if (view / n).exists()]
-    if not out.exists():
+def _importance(folder: Path, model: Artifact, base: Artifact, dataset: Artifact, context: Context) -> str:
+    """The importance matrix's path, measured on the data set's training and control rows.
+
+    It is kept in the store: all quantizations of one model share it. `model`: what is exported.
+    """
+    store = context.store
+    key = dg.of_json({"imatrix": REVISION, "model": model.digest, "base": base.digest, "data": dataset.digest})
+    known = next((d for d in store.outputs(key) if store.has(d)), None)
+    if known is None:
+        out, view = context.work / IMATRIX, store.view(dataset)
+        rows = [str((view / n).absolute()) for n in ("train.jsonl", "control.jsonl") if (view / n).exists()]
         _worker("imatrix", {"model": str(folder.absolute()), "rows": rows, "out": str(out.absolute())}, context)
-    return str(out.absolute())
+        meta = {"model": model.digest, "data": dataset.digest}
+        known = store.add_artifact("imatrix", [File(IMATRIX, store.add_file(out, how="move"))], meta=meta).digest
+        store.record_step(key, "imatrix", known)
+    return str((store.view(store.artifact(known)) / IMATRIX).absolute())
 
 
 def _adapter(

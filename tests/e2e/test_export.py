@@ -426,7 +426,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from hyb.stages import asked, export
+from hyb.stages import export
 from hyb.stages.base import Context
 from hyb.store import Store
 store = Store(Path(sys.argv[1]))

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from hyb.errors import HybError
+from hyb.formats import modelpack
 from hyb.stages import asked, export
+from hyb.stages.base import Context
+from hyb.store import Store
 from tests.e2e.test_export import convert, merge, work
 from tests.need import need
-from tests.tiny import TEXT, chat_row, tiny_model
+from tests.tiny import TEXT, add_model, chat_row, tiny_model
 
 CODE = ("def f(x):\n    return g(x) + h(x)\n", "f(x) (x) (x) f(x, y) (x)", "f(x): g(x) (x)\n" * 4)
 
@@ -242,3 +245,22 @@ def test_perplexity_in_llama_cpp_is_that_of_transformers(llama: Path, tmp_path: 
         logs += said.gather(-1, ids[0, 1:, None])[:, 0].tolist()
     assert done["tokens"] == len(logs)
     assert done["perplexity"] == pytest.approx(math.exp(-sum(logs) / len(logs)), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_an_importance_matrix_is_measured_once_for_all_quantizations(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    base = add_model(store, tiny_model(tmp_path / "model", "qwen2", hidden=256, intermediate=512))
+    (tmp_path / "train.jsonl").write_text(json.dumps(chat_row("Who?", "Pixel.")) + "\n")
+    data = store.add_artifact("dataset", [modelpack.file("train.jsonl", store.add_file(tmp_path / "train.jsonl"))])
+    made = []
+    for quantize in ("q4_k_m", "q5_k_m"):
+        (tmp_path / quantize).mkdir()
+        facts: dict[str, Any] = {}
+        context = Context(store, tmp_path / quantize, record=facts.__setitem__)
+        spec = export.Spec(model="base", quantize=quantize, imatrix="facts")
+        made.append((export.run(spec, {"base": base, "facts": data}, context), sorted(facts)))
+    (first, did), (second, did_then) = made
+    assert ("imatrix" in did, "imatrix" in did_then) == (True, False)
+    assert first.meta["imatrix"] == second.meta["imatrix"] == data.digest
+    assert first.meta["quantization"] == "q4_k_m"
