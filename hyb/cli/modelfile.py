@@ -32,9 +32,7 @@ def modelfile(artifact: Artifact, store: Store) -> str:
 
     header = checks.gguf(store.blob_path(ggufs[0].blob.digest), ggufs[0].path)
     jinja = str(header.metadata.get("tokenizer.chat_template", ""))
-    return text.render(
-        jinja=jinja, context=context, generation=generation, license=license, model=f"./{ggufs[0].path}"
-    )
+    return text.render(jinja=jinja, context=context, generation=generation, license=license, model=f"./{ggufs[0].path}")
 
 
 def _own(artifact: Artifact, store: Store) -> Artifact | None:
@@ -64,5 +62,6 @@ def _template(base: Artifact | None, store: Store) -> str:
 
 
 def _license(base: Artifact | None, store: Store) -> str:
-    name = next((f for f in base.files if f.path.upper() in ("LICENSE", "LICENSE.TXT", "LICENSE.MD")), None) if base else None
-    return store.read(name.blob.digest).decode(errors="replace") if name else ""
+    """The text of the model's licence file; empty when there is none."""
+    files = [f for f in base.files if f.path.upper() in ("LICENSE", "LICENSE.TXT", "LICENSE.MD")] if base else []
+    return store.read(files[0].blob.digest).decode(errors="replace") if files else ""
