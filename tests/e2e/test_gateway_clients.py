@@ -465,23 +465,6 @@ def test_a_client_that_leaves_in_mid_stream_frees_its_slot(bot: Served, api: Any
     assert 'status="499"' in bot.ask("GET", "/metrics")[2].decode()
 
 
-def test_an_engine_killed_in_mid_stream_is_an_error_and_the_next_request_works(bot: Served, api: Any) -> None:
-    import openai
-
-    (engine,) = Path(f"/proc/{bot.pid}/task/{bot.pid}/children").read_text().split()
-    with pytest.raises(openai.APIError) as caught:
-        for n, _ in enumerate(
-            api.chat.completions.create(
-                model="bot", messages=QUESTION, max_tokens=900, stream=True, extra_body={"ignore_eos": True}
-            )
-        ):
-            if n == 2:
-                os.kill(int(engine), signal.SIGKILL)
-    assert caught.value.code == "engine_lost"
-    assert api.chat.completions.create(model="bot", messages=QUESTION, max_tokens=1).choices
-    assert bot.metric("hyb_engine_restarts_total ") == 1
-
-
 def test_many_at_once_wait_in_the_queue_and_all_are_answered(bot: Served) -> None:
     body = json.dumps({"model": "bot", "messages": QUESTION, "max_tokens": 2}).encode()
     with ThreadPoolExecutor(12) as pool:
