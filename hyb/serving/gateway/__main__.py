@@ -79,7 +79,7 @@ def _signals() -> asyncio.Event:
 async def _drain(job: GatewayJob, engines: Engines, doors: list[Listener], listening: list[asyncio.Task[None]]) -> None:
     engines.drain()
     for door in doors:
-        door.should_exit = True
+        door.end()
     await asyncio.wait(listening, timeout=job.grace + 1)
 
 

@@ -6,6 +6,7 @@ Plain ASGI, no framework: a request passes here several times for each token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets
@@ -20,6 +21,7 @@ from hyb.serving.gateway.errors import GatewayError
 from hyb.serving.keys import Key
 
 SLOW = 60.0  # seconds in which a body must have come, and a piece of an answer must be taken
+LINGER = 2  # seconds, and times the most that a body may have, that are read of one which is refused
 JSON = b"application/json"
 SSE = b"text/event-stream; charset=utf-8"
 LINES = b"application/x-ndjson"
@@ -64,6 +66,7 @@ class Exchange:
         """The whole body. Raises GatewayError (408, 413), ClientGoneError."""
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
+            await self._pass_over(limit)
             raise _too_long(limit)
         parts, size = [], 0
         try:
@@ -80,6 +83,17 @@ class Exchange:
                         return b"".join(parts)
         except TimeoutError as error:
             raise GatewayError(408, f"the body did not come within {SLOW:g} s", code="timeout") from error
+
+    async def _pass_over(self, limit: int) -> None:
+        """Read on for a moment: to close on a client that is still sending would lose it the answer."""
+        left = LINGER * limit
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while left > 0:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
 
     async def start(self, status: int, kind: bytes, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Begin the answer."""
