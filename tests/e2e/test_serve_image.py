@@ -271,6 +271,7 @@ def test_the_image_holds_no_build_tool_and_no_time(image: str) -> None:
     facts = json.loads(podman("image", "inspect", image))[0]
     assert facts["Created"].startswith("1970-01-01")
     assert facts["Config"]["User"] == "1001:0"
+    assert facts["Config"]["Labels"]["io.hyb.instructions"] == "portable"
 
 
 def test_a_build_of_the_same_wheels_from_nothing_is_the_same_image(image: str, podman_home: Path) -> None:  # noqa: F811
