@@ -225,7 +225,7 @@ def test_a_reasoning_models_thought_is_told_from_its_answer(
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21.2
-def test_an_adapter_is_served_on_its_base_and_changes_the_answer(
+def test_an_adapter_is_served_on_its_base_or_beside_it_and_changes_the_answer(
     store: Store, base: Artifact, folder: Path, environ: dict[str, str], tmp_path: Path, api: Any
 ) -> None:
     need("peft")
@@ -239,12 +239,27 @@ def test_an_adapter_is_served_on_its_base_and_changes_the_answer(
     peft.get_peft_model(model, settings).save_pretrained(tmp_path / "adapter")
     files = [serving_file(store, p) for p in sorted((tmp_path / "adapter").iterdir()) if p.name.startswith("adapter_")]
     adapter = store.add_artifact("adapter", files, meta={"base": base.digest}, needs=(base.digest,))
+    told = {"messages": HI, "max_tokens": 24, "temperature": 0}
+
+    def said(found: Service, name: str) -> str:
+        answer = client.chat(found.url, found.key, {**told, "model": name})
+        return str(answer["choices"][0]["message"]["content"])
+
     found = serving.start(store, adapter, Wanted(name="adapter", port=0), environ=environ, detach=True)
     try:
         assert found.engine == "transformers" and "adapter" in found.why
-        assert serving.ask(found.url, found.key, HI[0]["content"], max_tokens=24, temperature=0) != text(api).strip()
+        tuned = said(found, "adapter")
+        assert tuned != text(api)
     finally:
         serving.stop("adapter", environ)
+    beside = serving.start(
+        store, base, Wanted("both", port=0, adapters=[("tuned", adapter)]), environ=environ, detach=True
+    )
+    try:
+        assert said(beside, "tuned") == tuned
+        assert said(beside, "both") == text(api), "the base is as it was"
+    finally:
+        serving.stop("both", environ)
 
 
 def serving_file(store: Store, path: Path) -> Any:
