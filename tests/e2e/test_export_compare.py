@@ -55,6 +55,10 @@ def test_a_comparison_goes_on_where_it_stopped_and_is_made_once(made: Path, tmp_
     assert 1 < f32["perplexity"] == pytest.approx(q8["perplexity"], rel=0.05)
     assert any("q8_0: measuring perplexity" in line for line in told)
     assert b"<td>q8_0</td>" in store.read(report.file("report.html").blob.digest)
+    said = Hyb(tmp_path).ok("show", "table", "--store", str(store.root))
+    assert "QUANTIZATION  BYTES" in said
+    assert "q8_0" in said
+    assert "perplexity: f32" in Hyb(tmp_path).ok("ls", "--store", str(store.root))
     told.clear()
     again = comparison.compare(store, "other", base, whole, lambda n: told.append(str(n)))
     assert (again.digest, told) == (report.digest, [])
