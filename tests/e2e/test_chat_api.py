@@ -117,7 +117,7 @@ def test_a_killed_model_is_told_within_a_second_and_its_return_is_noticed(app: A
     assert app.http.get("/health").status_code == 200, "a restart of the app would help nobody"
     began = time.monotonic()
     again = list(app.ask(QUESTION))
-    assert (again[0]["status"], again[0]["code"]) == (503, "unavailable") and time.monotonic() - began < 0.2
+    assert (again[0]["status"], again[0]["code"]) == (503, "unavailable") and time.monotonic() - began < 0.5
     model.start()
     until(app.is_ready, 10, "its return was not noticed")
     assert "Paris" in text_of(list(app.ask(QUESTION)))
@@ -406,7 +406,7 @@ def test_five_hundred_idle_streams_are_held_open(bird: Parrot, tmp_path: Path) -
             until(lambda: app.metric("hyb_chat_queue_depth") == 499)
             began = time.monotonic()
             assert app.http.get("/").status_code == 200
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 2
             resident = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{app.process.pid}/status").read_text())
             assert int(resident[0]) < 200_000
         finally:
