@@ -23,6 +23,7 @@ import contextlib
 import functools
 import os
 import secrets
+import signal
 import stat
 import threading
 from dataclasses import asdict, dataclass, replace
@@ -32,9 +33,9 @@ from typing import Any
 from hyb import engine as programs
 from hyb import engine_podman, fs
 from hyb.artifact import Artifact
-from hyb.containers import argv
+from hyb.containers import Container, argv
 from hyb.engine_podman import PODMAN, PodmanInfo
-from hyb.errors import HybError
+from hyb.errors import Exit, HybError
 from hyb.podman_errors import SUBUIDS, explained
 from hyb.progress import Say, silent
 from hyb.serving import child
@@ -155,39 +156,42 @@ def _tried(job: GatewayJob, say: Say) -> GatewayJob:
     A runtime that shuts in by other means may not be able to mount a private folder in a user namespace (gVisor of 2022
     is not): then it does without one. The user inside is nobody's all the same.
     """
-    try:
-        _try(job)
-        return job
-    except HybError:
-        if not job.container["runtime"] or not job.container["userns"]:
-            raise
-    plain = replace(job, container={**job.container, "userns": ""})
-    _try(plain)
-    say(f"the runtime `{job.container['runtime']}` takes no user namespace here; it goes without one")
-    return plain
+    failure = _try(job)
+    if failure and failure.code == Exit.BELOW and job.container["runtime"] and job.container["userns"]:
+        plain = replace(job, container={**job.container, "userns": ""})
+        if not (failure := _try(plain)):
+            say(f"the runtime `{job.container['runtime']}` takes no user namespace here; it goes without one")
+            return plain
+    if failure:
+        raise failure
+    return job
 
 
-def _try(job: GatewayJob) -> None:
-    """One short run with the very same settings: what is wrong is said now, and in words. Raises HybError."""
+def _try(job: GatewayJob) -> HybError | None:
+    """One short run with the very same settings; what is wrong, in words. Raises HybError when it hangs."""
     folder = Path(job.run, "try")
     with fs.explained(f"can't make `{folder}`"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings = Settings.of(job.container)
+    settings, name = Settings.of(job.container), _new_name(job)
     told = child.Job(model=job.model, name=job.name, socket=str(folder / "engine.sock"))
-    made = container(settings, job, told, name="", weights=_open_up(job, told))
+    made = container(settings, job, told, name=name, weights=_open_up(job, told))
     look = replace(
         made,
         entrypoint=("python3",),
         command=("-P", "-c", LOOK, f"{MODELS}/{_file(job, settings)}", f"{SOCKETS}/try"),
         interactive=False,
     )
+    pidfile = Path(job.run, f"{name}.pid")
     try:
-        done = programs.run([*PODMAN, *argv(look)], check=False, timeout=PATIENCE)
+        done = programs.run(_command(settings, look, pidfile), check=False, timeout=PATIENCE)
+    except BaseException:  # it hangs, or ^C: what it has started is ended, too
+        _remove(name, pidfile)
+        raise
     finally:
+        _drop(pidfile)
         with contextlib.suppress(OSError):
             folder.rmdir()
-    if done.returncode:
-        raise explained(done.stderr.decode(errors="replace"), "podman run")
+    return explained(done.stderr.decode(errors="replace"), "podman run") if done.returncode else None
 
 
 def _file(job: GatewayJob, settings: Settings) -> str:
@@ -206,18 +210,32 @@ def launch(job: GatewayJob, told: child.Job) -> dict[str, Any]:
     The socket's folder is opened to all: the one it lies in is its owner's alone, and in the container it is all there
     is.
     """
-    settings = Settings.of(job.container)
-    name = f"hyb-{job.name}-{secrets.token_hex(4)}"
-    weights = _open_up(job, told)
+    settings, name = Settings.of(job.container), _new_name(job)
     pidfile = Path(job.run, f"{name}.pid")
-    line = argv(container(settings, job, told, name=name, weights=weights))
-    at = line.index("run") + 1
+    made = container(settings, job, told, name=name, weights=_open_up(job, told))
     return {
-        "argv": [settings.podman, *PODMAN[1:], *line[:at], f"--pidfile={pidfile}", *line[at:]],
+        "argv": _command(settings, made, pidfile),
         "socket": told.socket,
         "cleanup": functools.partial(_forget, name, pidfile),
         "memory": functools.partial(_memory, pidfile),
     }
+
+
+def _new_name(job: GatewayJob) -> str:
+    """Of a container: a new one each time, for the one before may still be going."""
+    return f"hyb-{job.name}-{secrets.token_hex(4)}"
+
+
+def _command(settings: Settings, made: Container, pidfile: Path) -> list[str]:
+    """`podman run …`, that writes the process ids of the container and of its monitor beside each other."""
+    line = argv(made)
+    at = line.index("run") + 1
+    files = [f"--pidfile={pidfile}", f"--conmon-pidfile={_monitor(pidfile)}"]
+    return [settings.podman, *PODMAN[1:], *line[:at], *files, *line[at:]]
+
+
+def _monitor(pidfile: Path) -> Path:
+    return pidfile.with_suffix(".conmon")
 
 
 def _open_up(job: GatewayJob, told: child.Job) -> Path:
@@ -250,13 +268,29 @@ def sweep(name: str, run: Path, info: PodmanInfo | None = None) -> int:
 
 def _forget(name: str, pidfile: Path) -> None:
     """Remove a container whose `podman run` has ended: killed itself, it can't have done so. Does not wait for it."""
+    threading.Thread(target=_remove, args=(name, pidfile)).start()
 
-    def remove() -> None:
-        with contextlib.suppress(HybError):
-            programs.run([*PODMAN, "rm", "--force", "--ignore", "--time=0", name], check=False, timeout=PATIENCE)
-        pidfile.unlink(missing_ok=True)
 
-    threading.Thread(target=remove).start()
+def _remove(name: str, pidfile: Path) -> None:
+    """Remove a container, and end its monitor with what hangs in it."""
+    with contextlib.suppress(HybError):
+        programs.run([*PODMAN, "rm", "--force", "--ignore", "--time=0", name], check=False, timeout=PATIENCE)
+    with contextlib.suppress(OSError, ValueError):
+        monitor = Path("/proc", _monitor(pidfile).read_text().strip())
+        if name.encode() in (monitor / "cmdline").read_bytes().split(b"\0"):  # else the id is another's by now
+            for process in (*_children(monitor), int(monitor.name)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    _drop(pidfile)
+
+
+def _drop(pidfile: Path) -> None:
+    for path in (pidfile, _monitor(pidfile)):
+        path.unlink(missing_ok=True)
+
+
+def _children(process: Path) -> list[int]:
+    return [int(p) for p in (process / "task" / process.name / "children").read_text().split()]
 
 
 def _memory(pidfile: Path, _client: int) -> int:
@@ -271,5 +305,5 @@ def _memory(pidfile: Path, _client: int) -> int:
         with contextlib.suppress(OSError):
             lines = (process / "status").read_text().splitlines()
             total += next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), 0)
-            waiting += [int(p) for p in (process / "task" / process.name / "children").read_text().split()]
+            waiting += _children(process)
     return total

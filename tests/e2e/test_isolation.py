@@ -366,6 +366,28 @@ def test_a_runtime_and_a_gpu_that_are_not_there_are_said_before_anything_starts(
     assert "nvidia-ctk" in caught.value.hint
 
 
+def test_a_runtime_that_hangs_is_ended_with_all_that_it_started(
+    podman_home: Path,  # noqa: F811
+    model: tuple[Store, Artifact],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime = podman_home / "hangs"
+    runtime.write_text('#!/bin/sh\ncase "$*" in *create*) exec sleep 271;; esac\nexec runc "$@"\n')
+    runtime.chmod(0o755)
+    monkeypatch.setattr(contained, "PATIENCE", 3.0)
+    with pytest.raises(HybError, match="did not end within 3 s"):
+        started(podman_home, model, "slow", runtime=str(runtime))
+    assert engine_podman.containers({"io.hyb.service": "slow"}) == []
+    until(lambda: not [p for p in Path("/proc").iterdir() if p.name.isdigit() and _command_line(p) == "sleep 271"])
+
+
+def _command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
 def test_a_cdi_device_reaches_the_container(podman_home: Path) -> None:  # noqa: F811
     if os.getuid() or not shutil.which("unshare"):
         pytest.skip("a CDI file of the test's own needs root and `unshare`")
