@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hyb.serving import child
 
 PROMPT_CACHE = 256  # MiB of host memory for prompts seen before; llama.cpp's own default is 8192
+HINT = "content.split('</think>')"
 HTTP_THREADS = 64  # connections read at once; more of them than slots wait in llama.cpp's own queue
 
 
@@ -24,6 +26,7 @@ def parameters(job: child.Job) -> Any:
     """llama.cpp's settings for a job. Raises UnableError for a file that is no whole GGUF."""
     import xllamacpp
 
+    facts = metadata(Path(job.model))
     p = xllamacpp.CommonParams()
     p.model.path = job.model
     p.model_alias = {job.name}  # otherwise the id in the API is the file's name
@@ -40,22 +43,33 @@ def parameters(job: child.Job) -> Any:
     p.use_jinja = True
     p.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(a.path, 0.0) for a in job.adapters]
-    p.embedding = embeds(Path(job.model))
+    p.embedding = bool(facts.get(f"{facts.get('general.architecture')}.pooling_type"))  # made for embeddings
+    if thinking := with_hint(str(facts.get("tokenizer.chat_template") or "")):
+        p.chat_template = thinking
     return p
 
 
-def embeds(model: Path) -> bool:
-    """True for a GGUF of a model made for embeddings: it says how its vectors are pooled. Raises UnableError."""
+def metadata(model: Path) -> Mapping[str, Any]:
+    """What the GGUF says of itself. Raises UnableError for a file that is no whole GGUF."""
     from hyb.errors import HybError
     from hyb.hub import checks
 
     try:
-        metadata = checks.gguf(model).metadata
+        return checks.gguf(model).metadata
     except HybError as error:
         raise child.UnableError(error.message) from error
     except OSError as error:
         raise child.UnableError(f"`{model}` can't be read: {os.strerror(error.errno or 0).lower()}") from error
-    return bool(metadata.get(f"{metadata.get('general.architecture')}.pooling_type"))
+
+
+def with_hint(template: str) -> str:
+    """A reasoning model's chat template with a comment by which llama.cpp sees what it is; "" when it needs none.
+
+    llama.cpp (b11549) tells thought from answer by how a template treats `reasoning_content`. Of the templates that
+    drop a thought from the history instead, as DeepSeek-R1's does, it knows the one with these very words.
+    """
+    known = HINT in template or "reasoning_content" in template
+    return "" if known or "<think>" not in template or "</think>" not in template else template + f"{{# {HINT} #}}"
 
 
 def serve(job: child.Job) -> Any:

@@ -280,6 +280,24 @@ def test_a_gguf_that_can_not_be_served_is_said_why_and_nothing_is_left(
     assert not [p for p in service.folder(home.env).glob("bad*") if p.suffix not in (".log", ".lock")]
 
 
+def test_a_thought_is_told_from_the_answer_whatever_the_words_of_the_template(
+    home: Hyb, smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    template = (
+        b"{% for m in messages %}{{'<|im_start|>'+m['role']+'\\n'+m['content'].split('</think>')[-1]+'<|im_end|>\\n'}}"
+        b"{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\\n<think>\\n'}}{% endif %}"
+    )
+    own = Store(tmp_path / "store")
+    artifact = add_model(own, patched(smollm2_gguf, tmp_path / "r1.gguf", template=template), "r1")
+    found = serving.start(own, artifact, Wanted("r1", port=0), environ=home.env, detach=True)
+    try:
+        body = {"model": "r1", "messages": HI, "max_tokens": 8, "temperature": 0}
+        message = client.chat(found.url, found.key, body)["choices"][0]["message"]
+        assert message["reasoning_content"].strip() and not message["content"], "it is still thinking"
+    finally:
+        serving.stop("r1", home.env)
+
+
 def test_a_public_address_needs_tls_and_then_speaks_it(
     home: Hyb, store: Store, model: Artifact, tmp_path: Path
 ) -> None:
