@@ -19,11 +19,13 @@ from pathlib import Path
 
 from hyb import engine as programs
 from hyb.serving import child
-from hyb.serving.choice import LLAMA, MODULE
+from hyb.serving.choice import LLAMA, MODULE, VLLM
 from hyb.serving.gateway import wire
 from hyb.serving.gateway.types import AdapterSpec, EngineLostError, GatewayJob
 
 READY = 45.0  # seconds until an engine is ready, and
+COMPILES = 900.0  # seconds more for vLLM, which compiles what it runs at its first start
+BOX = 60.0  # seconds more for a container
 SLOW = 20 << 20  # bytes of the model a second, from a slow disk. llama.cpp runs the chat template: one may never end
 TEMPLATE = 20.0  # seconds for a chat template to render one word
 WARM = 300.0  # seconds for the first token: a large model on a slow machine
@@ -120,7 +122,9 @@ class EngineProcess:
 
     async def _answering(self) -> None:
         seconds = READY + size(Path(self.job.model)) / SLOW
-        await self._within(seconds, "was not ready (does its chat template ever end?)", self._healthy())
+        seconds += COMPILES * (self.job.engine == VLLM) + BOX * (self.job.where == "podman")
+        why = " (does its chat template ever end?)" if self.job.engine == LLAMA else ""
+        await self._within(seconds, f"was not ready{why}", self._healthy())
         if self.job.engine == LLAMA:
             await self._within(
                 TEMPLATE, "did not come to the end of its chat template", self._post("/apply-template", HI)
