@@ -1,6 +1,6 @@
 """`hyb serve` against the bare engine: decode, prefill, what the gateway adds, eight clients, a cold start.
 
-    python bench/serve.py [--gguf FILE] [--runs 5] [--answer 128] [--prompt 512]
+    python bench/serve.py [--gguf FILE] [--runs 5] [--answer 64] [--prompt 256]
 
 The bare engine is llama.cpp's own server. For all but the cold start it is the very same process, asked straight
 through its Unix socket, past the gateway: same weights, same settings, same moment. The two are asked in turn, every
@@ -16,11 +16,12 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common import median, report
@@ -79,15 +80,20 @@ class Sides:
             raise SystemExit(f"{way}: {wrong or short}")
         return level
 
-    def turns(self, shape: Shape, runs: int, figure: Callable[[Answer], float]) -> dict[str, float]:
-        """The median of a figure over `runs` answers, the two ways in turn; a first answer of each is not counted."""
-        found: dict[str, list[float]] = {way: [] for way in self.ways}
+    def turns(self, shape: Shape, runs: int) -> dict[str, list[Answer]]:
+        """`runs` answers of each way, the two in turn; a first one of each is not counted."""
+        found: dict[str, list[Answer]] = {way: [] for way in self.ways}
         for turn in range(runs + 1):
             for way in self.ways if turn % 2 else reversed(self.ways):
-                value = figure(self.ask(way, shape).good[0])
+                answer = self.ask(way, shape).good[0]
                 if turn:
-                    found[way].append(value)
-        return {way: median(values) for way, values in found.items()}
+                    found[way].append(answer)
+        return found
+
+
+def medians(found: Mapping[str, Sequence[Answer]], figure: Callable[[Answer], float]) -> dict[str, float]:
+    """The median of a figure, each way."""
+    return {way: median([figure(a) for a in answers]) for way, answers in found.items()}
 
 
 def words(sides: Sides, tokens: int) -> int:
@@ -116,31 +122,24 @@ def row(what: str, straight: float | None, gateway: float, aim: str = "") -> dic
 
 
 def speeds(sides: Sides, runs: int, answer: int, prompt: int) -> list[dict[str, object]]:
-    """Decode and prefill of one client, and the share of the limit."""
-    short, long = Shape(NAME, 32, answer, 4), Shape(NAME, prompt, 1, words(sides, prompt))
+    """Decode and prefill of one client, the share of the limit, and what the gateway adds to a request and a token."""
     limit, weights = bandwidth.measure(), live.weights(sides.found)
-    decode = sides.turns(short, runs, lambda a: a.timing.rate)
-    prefill = sides.turns(long, runs, lambda a: (a.timing.prompt_tokens - a.timing.cached_tokens) / a.timing.first)
+    used = cpu(sides.found.pid)
+    streams = sides.turns(Shape(NAME, 32, answer, 4), runs)
+    used = 1e6 * (cpu(sides.found.pid) - used) / ((runs + 1) * answer)
+    prompts = sides.turns(Shape(NAME, prompt, 1, words(sides, prompt)), runs)
+    single = sides.turns(Shape(NAME, 32, 1, 4), 4 * runs)
     limit = max(limit, bandwidth.measure())
+    decode = medians(streams, lambda a: a.timing.rate)
+    prefill = medians(prompts, lambda a: (a.timing.prompt_tokens - a.timing.cached_tokens) / a.timing.first)
     share = {way: rate * weights / limit for way, rate in decode.items()}
+    gap = medians(streams, lambda a: 1000 * benchmark.quantile(a.timing.gaps, 50))
     return [
-        row(f"decode, {answer} tokens, tokens/s", decode["straight"], decode["gateway"], ">= 0.98"),
-        row(f"prefill, {prompt} tokens, tokens/s", prefill["straight"], prefill["gateway"], ">= 0.98"),
-        row(f"decode, share of {limit / 1e9:.1f} GB/s", share["straight"], share["gateway"]),
-    ]
-
-
-def overhead(sides: Sides, runs: int, answer: int) -> list[dict[str, object]]:
-    """What the gateway adds to a request and to a piece of a stream."""
-    one, many = Shape(NAME, 32, 1, 4), Shape(NAME, 32, answer, 4)
-    first = sides.turns(one, 10 * runs, lambda a: 1000 * a.timing.first)
-    gap = sides.turns(many, runs, lambda a: 1e6 * benchmark.quantile(a.timing.gaps, 50))
-    before = cpu(sides.found.pid)
-    pieces = sum(len(sides.ask("gateway", many).good[0].timing.gaps) + 1 for _ in range(runs))
-    used = 1e6 * (cpu(sides.found.pid) - before) / pieces
-    return [
-        row("answer of one token, ms", **first),
-        row("between two tokens, µs", **gap),
+        row(f"decode, {answer} tokens, tokens/s", **decode, aim=">= 0.98"),
+        row(f"prefill, {prompt} tokens, tokens/s", **prefill, aim=">= 0.98"),
+        row(f"decode, share of {limit / 1e9:.1f} GB/s", **share),
+        row("answer of one token, ms", **medians(single, lambda a: 1000 * a.timing.first)),
+        row("between two tokens, ms", **gap),
         row("the gateway's CPU, µs a token", None, used),
     ]
 
@@ -225,9 +224,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--gguf", type=Path)
     options.add_argument("--runs", type=int, default=5)
-    options.add_argument("--answer", type=int, default=128)
-    options.add_argument("--prompt", type=int, default=512)
+    options.add_argument("--answer", type=int, default=64)
+    options.add_argument("--prompt", type=int, default=256)
     given = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing goes on when this is ended
     with tempfile.TemporaryDirectory(prefix="hyb-bench-") as name:
         folder = Path(name)
         env = {**os.environ, "XDG_DATA_HOME": str(folder / "data")}
@@ -236,7 +236,7 @@ def main() -> None:
         try:
             sides, model = Sides(found), str(live.job(found)["model"])
             rows = speeds(sides, given.runs, given.answer, given.prompt)
-            rows += overhead(sides, given.runs, given.answer) + together(sides, given.runs, given.answer)
+            rows += together(sides, given.runs, given.answer)
         finally:
             hyb(env, "stop", NAME)
         rows += cold(env, model, folder, max(2, given.runs // 2))
