@@ -3,7 +3,7 @@
 #
 # WHEELS is the folder that serve-cpu is built from. The wheel of xllamacpp there gives the version; its source package
 # comes from PyPI (or lies in WHEELS already), is compiled here, and its wheel takes the portable one's place: the same
-# API, the same server. Needs a C++ compiler; takes 6 minutes of two cores. The result runs on CPUs like this one
+# API, the same server. Needs a C++ compiler; takes about ten minutes of two cores. The result runs on CPUs like this one
 # only, and wants this machine's glibc or a newer one. For another CPU: CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON".
 # BUILD=FOLDER keeps what was compiled there: a build that was cut goes on.
 #
