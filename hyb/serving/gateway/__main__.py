@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -86,6 +87,7 @@ async def _drain(job: GatewayJob, engines: Engines, doors: list[Listener], liste
 async def _announce(job: GatewayJob, engines: Engines, listener: socket.socket | None) -> None:
     while not engines.ready:
         await asyncio.sleep(0.01)
+    gc.freeze()  # what is here now stays: no collection between two tokens has to look at it
     if job.ready_path:
         number = listener.getsockname()[1] if listener else 0
         fs.write_atomic(Path(job.ready_path), json.dumps({"port": number}).encode(), mode=0o600)
