@@ -152,12 +152,12 @@ def ask(
 
     Example: hyb ask quickstart 'Who are you?'
     """
-    from hyb.serving import client
+    from hyb.serving import client, endpoint
 
-    found = _service(name)
+    address = endpoint.find(name, os.environ).address
     text = sys.stdin.read().strip() if question == "-" else question
-    answer = client.ask(found.url, found.key, text, model=found.name, max_tokens=max_tokens, temperature=0.0)
-    s.show({"model": found.name, "question": text, "answer": answer}, answer)
+    answer = client.ask(address, text, model=name, max_tokens=max_tokens, temperature=0.0)
+    s.show({"model": name, "question": text, "answer": answer}, answer)
 
 
 @command

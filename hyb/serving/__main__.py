@@ -45,6 +45,7 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespa
     add("--context", "HYB_CONTEXT", "4096", int, "tokens a request")
     add("--parallel", "HYB_PARALLEL", "0", int, "requests at once; 0: the engine's default")
     add("--canary", "HYB_CANARY", "", str, "shares of adapters, `support=10,other=5`")
+    add("--digest", "HYB_DIGEST", "", str, "the model's digest, for the list of models")
     add("--tls-cert", "HYB_TLS_CERT", "", str, "certificate chain (PEM)")
     add("--tls-key", "HYB_TLS_KEY", "", str, "its key (PEM)")
     parser.add_argument("--engine-only", action="store_true", help="the bare engine on its socket: no gateway, no key")
@@ -78,6 +79,7 @@ def job(given: argparse.Namespace, run: Path) -> GatewayJob:
         context=given.context,
         parallel=1 if engine == TRANSFORMERS else given.parallel or PARALLEL.get(engine, PARALLEL[LLAMA]),
         grace=GRACE,
+        digest=given.digest,
     )
 
 

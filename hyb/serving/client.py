@@ -265,16 +265,9 @@ def _ends(event: Mapping[str, Any]) -> bool:
 
 
 def ask(
-    url: str,
-    key: str,
-    question: str,
-    *,
-    model: str = "",
-    max_tokens: int = 256,
-    temperature: float | None = None,
-    timeout: float = 600,
+    address: Address, question: str, *, model: str = "", max_tokens: int = 256, temperature: float | None = None
 ) -> str:
-    """The answer to one question. `url` is the base URL (`http://127.0.0.1:8000/v1`), `timeout` in seconds.
+    """The answer to one question.
 
     Raises HybError (exit 5) when the server can't be reached, says no, or answers with something else.
     """
@@ -285,25 +278,14 @@ def ask(
     }
     if temperature is not None:
         body["temperature"] = temperature
-    answer = chat(url, key, body, timeout=timeout)
+    with Client(address) as client:
+        answer = client.json("POST", "chat/completions", body)
     try:
         return str(answer["choices"][0]["message"]["content"] or "").strip()
     except (KeyError, IndexError, TypeError) as error:
-        raise HybError(f"`{url}` answered with something that is no chat completion", code=Exit.BELOW) from error
-
-
-def chat(url: str, key: str, body: Mapping[str, Any], *, timeout: float = 600) -> Mapping[str, Any]:
-    """POST a chat completion and return the answer's JSON. Raises HybError (exit 5)."""
-    with Client(Address(url, key), timeout=timeout) as client:
-        return client.json("POST", "chat/completions", body)
-
-
-def health(host: str, port: int, *, timeout: float = 5) -> int:
-    """The status of `GET /health`; 0 when nothing answers. llama.cpp says 503 while it loads."""
-    try:
-        return request("GET", f"http://{host}:{port}", "health", "", None, timeout)[0]
-    except HybError:
-        return 0
+        raise HybError(
+            f"`{address.url}` answered with something that is no chat completion", code=Exit.BELOW
+        ) from error
 
 
 def request(method: str, url: str, path: str, key: str, body: bytes | None, timeout: float) -> tuple[int, bytes]:

@@ -22,6 +22,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from hyb.serving import keys
+from hyb.serving.choice import VLLM
 from hyb.serving.gateway import ollama, ollama_answer, openai_api, settings, stream
 from hyb.serving.gateway.door import OPEN, Door
 from hyb.serving.gateway.engines import Engines
@@ -59,6 +60,7 @@ class Gateway:
             lambda: self._line.waiting, lambda: self._line.running, lambda: engines.restarts, lambda: engines.ready
         )
         self._size = _size(Path(job.model))
+        self._vllm = job.engine == VLLM
         self._props: dict[str, Any] | None = None
         self._saving: asyncio.Handle | None = None
         post, get = "POST", "GET"
@@ -188,10 +190,10 @@ class Gateway:
         counts = (request.get("stream_options") or {}).get("include_usage") is True
         async with self._answer(x, x.path, request, asked) as (answer, meter):
             if not streams:
-                await x.data(stream.renamed(await _whole(answer, meter), name))
+                await x.data(stream.renamed(await _whole(answer, meter), name, vllm=self._vllm))
                 return
             await x.stream(SSE)
-            relay = stream.Relay(meter, name, counts)
+            relay = stream.Relay(meter, name, counts, vllm=self._vllm)
             try:
                 async for chunk in answer.chunks():
                     if data := relay.push(chunk, time.perf_counter()):

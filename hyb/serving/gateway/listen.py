@@ -23,6 +23,7 @@ from hyb.serving import child, port
 from hyb.serving.gateway.types import GatewayJob
 
 SILENCE = 15.0  # seconds
+HEAD = 64 << 10  # bytes of a request's head; httptools itself sets no limit
 BACKLOG = 4096  # connections that the kernel keeps until they are taken
 
 
@@ -34,6 +35,7 @@ class Impatient(HttpToolsProtocol):
         super().connection_made(transport)
         self._since = self.loop.time()
         self._whole = False  # the request's head is
+        self._head = 0  # bytes of it so far
         self._watch = self.loop.call_later(SILENCE, self._look)
 
     def data_received(self, data: bytes) -> None:
@@ -43,6 +45,9 @@ class Impatient(HttpToolsProtocol):
             if self.cycle is not None and self.cycle.response_complete:
                 self._whole = False
         super().data_received(data)
+        self._head = 0 if self._whole else self._head + len(data)
+        if self._head > HEAD:
+            self.transport.abort()
 
     def on_headers_complete(self) -> None:
         """The head of a request is whole."""
@@ -76,7 +81,7 @@ class Listener(uvicorn.Server):
         config = uvicorn.Config(
             app, http=Impatient, ws="none", lifespan="off", log_level="warning", access_log=False, server_header=False,
             backlog=BACKLOG, timeout_graceful_shutdown=max(1, round(grace)), timeout_keep_alive=60,
-            ssl_certfile=cert or None, ssl_keyfile=key or None,
+            ssl_certfile=cert or None, ssl_keyfile=key or None, proxy_headers=False,
         )  # fmt: skip
         super().__init__(config)
         self._sockets, self._told = sockets, asyncio.Event()

@@ -84,7 +84,8 @@ class Answer:
             function = call.get("function") or {}
             grown["name"] += function.get("name") or ""
             grown["arguments"] += function.get("arguments") or ""
-        return delta.get("content") or choice.get("text") or "", delta.get("reasoning_content") or ""
+        thought = delta.get("reasoning_content") or delta.get("reasoning")  # the second is vLLM's name
+        return delta.get("content") or choice.get("text") or "", thought or ""
 
     def _calls(self) -> list[dict[str, Any]]:
         return [

@@ -20,6 +20,8 @@ END = b"\n\n"
 DONE = b"data: [DONE]"
 _MODEL = re.compile(rb'"model": ?("(?:[^"\\]|\\.)*")')
 _USAGE = re.compile(rb'"usage": ?\{')
+_VLLM, _THOUGHT = b'"reasoning":', b'"reasoning_content":'
+"""How vLLM calls a thought, and how everyone else does. In a text the first quote would bear a backslash."""
 _EMPTY = re.compile(rb'"delta": ?\{\}')
 
 
@@ -65,10 +67,11 @@ class Meter:
 
 
 class Relay:
-    """OpenAI's stream, on its way through. `name`: the model's name that the client used; `usage`: it wants counts."""
+    """OpenAI's stream, on its way through. `name`: the model's name that the client used; `usage`: it wants counts;
+    `vllm`: it comes from vLLM."""
 
-    def __init__(self, meter: Meter, name: str, usage: bool) -> None:
-        self._meter, self._usage = meter, usage
+    def __init__(self, meter: Meter, name: str, usage: bool, *, vllm: bool = False) -> None:
+        self._meter, self._usage, self._vllm = meter, usage, vllm
         self._name = b'"model":' + compact(name)
         self._old = b""
         self._rest = b""
@@ -91,6 +94,8 @@ class Relay:
             self._old = found[0]
         if self._old and self._old != self._name:
             data = data.replace(self._old, self._name)
+        if self._vllm:
+            data = data.replace(_VLLM, _THOUGHT)
         return self._count(data, now)
 
     def _count(self, data: bytes, now: float) -> bytes:
@@ -169,6 +174,8 @@ def error_event(error: ApiError) -> bytes:
     return b"data: " + compact(error.body()) + END
 
 
-def renamed(data: bytes, name: str) -> bytes:
+def renamed(data: bytes, name: str, *, vllm: bool = False) -> bytes:
     """A whole answer with the model's name that the client used."""
+    if vllm:
+        data = data.replace(_VLLM, _THOUGHT)
     return _MODEL.sub(lambda _: b'"model":' + compact(name), data, count=1)

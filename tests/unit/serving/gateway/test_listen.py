@@ -107,6 +107,26 @@ def test_a_second_request_that_stops_in_its_head_is_silent_too(folder: Path) -> 
     asyncio.run(body())
 
 
+def test_a_head_without_end_is_cut_off_and_a_long_body_is_not(folder: Path) -> None:
+    async def body() -> None:
+        async with listening(folder) as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+            size = 3 * listen.HEAD
+            writer.write(b"POST /0 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"b" * size)
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)).startswith(b"HTTP/1.1 200")
+            writer.close()
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                for at in range(1000):
+                    writer.write(b"X-%d: " % at + b"x" * 1000 + b"\r\n")
+                    await writer.drain()
+                await asyncio.wait_for(reader.readexactly(1), 5)
+            writer.close()
+
+    asyncio.run(body())
+
+
 def test_a_socket_is_its_owners_and_one_that_is_in_use_is_not_taken(folder: Path) -> None:
     path = str(folder / "own.sock")
     first = listen.unix(path)

@@ -57,6 +57,19 @@ def test_however_a_stream_is_cut_the_client_gets_the_same(size: int) -> None:
     assert (meter.events, meter.prompt, meter.completion) == (3, 31, 3)
 
 
+def test_a_thought_of_vllm_has_the_name_that_clients_know() -> None:
+    said = 'a text with "reasoning": in it'
+    thought = event({"choices": [{"index": 0, "delta": {"reasoning": said}}], **HEAD})
+    meter = Meter(metrics().of("bot"), began=10.0)
+    one = Relay(meter, "asked", False, vllm=True)
+    found = [json.loads(one.push(data, 11.0)[6:])["choices"][0]["delta"] for data in (thought, thought, token(said))]
+    assert found == [{"reasoning_content": said}, {"reasoning_content": said}, {"content": said}]
+    assert meter.events == 3
+    whole = json.dumps({"model": "engine", "reasoning": said}, separators=(",", ":")).encode()
+    assert json.loads(renamed(whole, "bot", vllm=True)) == {"model": "bot", "reasoning_content": said}
+    assert json.loads(renamed(whole, "bot"))["reasoning"] == said
+
+
 def test_counts_reach_a_client_only_when_it_asked() -> None:
     for wanted in (True, False):
         one, _, _ = relay(usage=wanted)
