@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +17,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs side by side: files; those with Podman one after the other, for they share its default network."""
-    for item in items:
-        group = "podman" if item.get_closest_marker("podman") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What runs side by side: files. Those with Podman run one after the other, for they share its default network."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "podman" if _uses_podman(config.rootpath / path) else path
+
+    return ByFile(config, log)
+
+
+@functools.cache
+def _uses_podman(path: Path) -> bool:
+    return "mark.podman" in path.read_text()
