@@ -196,7 +196,7 @@ def test_a_merged_model_and_its_gguf_answer_as_the_adapter_does(lab: Lab, tmp_pa
     base, out = str(lab.folder / "base"), str(tmp_path / "merged")
     merge.work({"base": base, "adapter": str(lab.folder / "adapter"), "out": out, "dtype": ""})
     gguf = tmp_path / "model.gguf"
-    gguf_write.work({"model": out, "out": str(gguf), "quantize": "f16", "name": "tiny", "license": ""})
+    gguf_write.work({"model": out, "out": str(gguf), "quantize": "f16", "name": "tiny", "license": "", "imatrix": ""})
     said = score(lab, tmp_path, one_pass(Path(out)), one_pass(gguf, name="gguf"))
     assert texts(said["after"]) == LEARNT
     assert texts(said["gguf"]) == LEARNT
