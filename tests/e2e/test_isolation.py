@@ -24,10 +24,10 @@ from hyb.artifact import Artifact
 from hyb.containers import Container, Mount, Secret, argv
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
-from hyb.serving import box, child, client, contained
+from hyb.serving import box, child, contained
 from hyb.serving.gateway.types import GatewayJob
 from hyb.store import Store
-from tests import python_base
+from tests import asking, python_base
 from tests.e2e.test_serve_gateway import add_lora
 from tests.hyb import Hyb
 from tests.need import need
@@ -417,7 +417,7 @@ def hyb(podman_home: Path, model: tuple[Store, Artifact]) -> Iterator[Hyb]:  # n
 
 def ask(service: dict[str, Any], question: str, model: str = "") -> str:
     key = Path(service["key_path"]).read_text().strip()
-    return client.ask(service["url"], key, question, model=model or service["name"], max_tokens=8, temperature=0.0)
+    return asking.ask(service["url"], key, question, model=model or service["name"], max_tokens=8, temperature=0.0)
 
 
 def engines(name: str) -> list[int]:

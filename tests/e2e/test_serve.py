@@ -22,6 +22,7 @@ from hyb.formats import modelpack
 from hyb.serving import Wanted, client, service
 from hyb.serving.service import Service
 from hyb.store import Store
+from tests.asking import ask, health
 from tests.hyb import Hyb
 from tests.need import need
 
@@ -120,7 +121,7 @@ def test_a_wrong_key_is_refused(bot: Service, key: str) -> None:
 
 
 def test_without_a_key_only_health_answers(bot: Service) -> None:
-    assert client.health(bot.host, bot.port) == 200
+    assert health(bot.host, bot.port) == 200
     for method, path in (
         ("GET", "models"),
         ("POST", "chat/completions"),
@@ -164,12 +165,10 @@ def test_a_request_longer_than_the_context_is_an_error_and_not_the_end(bot: Serv
 def test_ask_needs_only_the_standard_library(bot: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy for loopback would never work
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    first = serving.ask(bot.url, bot.key, "What is the capital of France?", max_tokens=8, temperature=0)
-    assert first and first == serving.ask(
-        bot.url, bot.key, "What is the capital of France?", max_tokens=8, temperature=0
-    )
+    first = ask(bot.url, bot.key, "What is the capital of France?", max_tokens=8, temperature=0)
+    assert first and first == ask(bot.url, bot.key, "What is the capital of France?", max_tokens=8, temperature=0)
     with pytest.raises(HybError, match="said 401") as caught:
-        serving.ask(bot.url, "hyb_sk_wrong", "Hi")
+        ask(bot.url, "hyb_sk_wrong", "Hi")
     assert caught.value.code is Exit.BELOW
 
 
@@ -250,10 +249,10 @@ def test_a_killed_engine_is_gone_from_the_list_and_can_be_started_again(
     second = serving.start(store, model, Wanted(name="victim", port=first.port), environ=environ, detach=True)
     assert second.pid != first.pid
     assert second.key == first.key, "a client's key goes on working"
-    assert serving.ask(second.url, second.key, "Hi", max_tokens=2) is not None
+    assert ask(second.url, second.key, "Hi", max_tokens=2) is not None
     serving.stop("victim", environ)
     assert not service.alive(second)
-    assert client.health(second.host, second.port) == 0
+    assert health(second.host, second.port) == 0
 
 
 def test_two_starts_at_once_give_one_service(store: Store, model: Artifact, environ: dict[str, str]) -> None:
@@ -302,7 +301,7 @@ def test_a_model_removed_under_its_server_goes_on_answering(
     try:
         own.blob_path(artifact.files[0].blob.digest).unlink()
         (own.view(Artifact(artifact.digest, "model")) / "model.gguf").unlink()
-        assert serving.ask(found.url, found.key, "What is the capital of France?", max_tokens=8)
+        assert ask(found.url, found.key, "What is the capital of France?", max_tokens=8)
     finally:
         serving.stop("removed", environ)
     with pytest.raises(HybError, match="not in the store") as caught:
@@ -414,13 +413,13 @@ def test_the_containers_entry_point_finds_the_model_serves_and_ends_on_sigterm(
     process = entry(tmp_path, tmp_path / "models", "--host", "127.0.0.1", "--port", str(number), "--name", "box")
     try:
         healthy = [sys.executable, "-m", "hyb.serving", "--healthy", "--port", str(number)]
-        until(lambda: client.health("127.0.0.1", number) == 200)
+        until(lambda: health("127.0.0.1", number) == 200)
         until(lambda: subprocess.run(healthy, check=False).returncode == 0)
         url = f"http://127.0.0.1:{number}/v1"
-        assert serving.ask(url, "hyb_sk_0123456789abcdef", "Hi", max_tokens=3) is not None
+        assert ask(url, "hyb_sk_0123456789abcdef", "Hi", max_tokens=3) is not None
         process.terminate()
         assert process.wait(timeout=15) == 0
-        assert client.health("127.0.0.1", number) == 0
+        assert health("127.0.0.1", number) == 0
         assert subprocess.run(healthy, check=False).returncode == 1
     finally:
         process.kill()

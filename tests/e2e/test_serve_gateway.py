@@ -24,6 +24,7 @@ from hyb.formats import modelpack
 from hyb.serving import Wanted, client, manager, service
 from hyb.serving.service import Service
 from hyb.store import Store
+from tests.asking import chat, health
 from tests.hyb import Hyb
 from tests.need import need
 
@@ -109,7 +110,7 @@ def streaming(found: Service, **body: Any) -> Iterator[http.client.HTTPResponse]
 
 def text(found: Service, name: str = "") -> str:
     body = {"model": name or found.name, "messages": HI, "max_tokens": 16, "temperature": 0}
-    return str(client.chat(found.url, found.key, body)["choices"][0]["message"]["content"])
+    return str(chat(found.url, found.key, body)["choices"][0]["message"]["content"])
 
 
 def state(found: Service) -> dict[str, Any]:
@@ -239,7 +240,7 @@ def test_a_service_that_is_stopped_ends_its_answers_first(home: Hyb, store: Stor
     assert client.over_socket(str(listen), "GET", "/ready")[0] == 200
     with streaming(found, max_tokens=100) as stream:
         stopping = home.start("stop", "drained")
-        until(lambda: client.health(found.host, found.port) == 0)
+        until(lambda: health(found.host, found.port) == 0)
         assert stream.read().endswith(b"data: [DONE]\n\n")
     assert stopping.wait(30) == 0
     stopping.communicate()
@@ -292,7 +293,7 @@ def test_a_thought_is_told_from_the_answer_whatever_the_words_of_the_template(
     found = serving.start(own, artifact, Wanted("r1", port=0), environ=home.env, detach=True)
     try:
         body = {"model": "r1", "messages": HI, "max_tokens": 8, "temperature": 0}
-        message = client.chat(found.url, found.key, body)["choices"][0]["message"]
+        message = chat(found.url, found.key, body)["choices"][0]["message"]
         assert message["reasoning_content"].strip() and not message["content"], "it is still thinking"
     finally:
         serving.stop("r1", home.env)
@@ -327,7 +328,7 @@ def test_a_second_signal_ends_a_gateway_that_drains(home: Hyb, store: Store, mod
     found = serving.start(store, model, Wanted("hasty", port=0, context=8192), environ=home.env, detach=True)
     with streaming(found, max_tokens=8000):
         os.kill(found.pid, signal.SIGTERM)
-        until(lambda: client.health(found.host, found.port) == 0)
+        until(lambda: health(found.host, found.port) == 0)
         os.kill(found.pid, signal.SIGTERM)
         until(lambda: not service.alive(found), 5)
     service.forget(service.folder(home.env), "hasty")

@@ -19,6 +19,7 @@ from hyb.errors import Exit, HybError
 from hyb.serving import Wanted, client, manager, service
 from hyb.serving.service import Service
 from hyb.store import Store
+from tests.asking import ask, chat, health
 from tests.need import need
 from tests.tiny import add_model, tiny_model
 
@@ -121,7 +122,7 @@ def test_an_answer_ends_before_a_stop_text(api: Any) -> None:
 
 def test_the_model_is_listed_and_health_needs_no_key(api: Any, tiny: Service) -> None:
     assert [m.id for m in api.models.list()] == ["tiny"]
-    assert client.health(tiny.host, tiny.port) == 200
+    assert health(tiny.host, tiny.port) == 200
 
 
 @pytest.mark.parametrize("key", ["", "hyb_sk_wrong"])
@@ -195,10 +196,10 @@ def cpu(found: Service) -> int:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_ends_its_generation(endless: Service, stream: bool) -> None:
     """What it asked for would cost 19 times as much as 100 tokens; what is spent is a fraction of that."""
-    serving.ask(endless.url, endless.key, "Hi", max_tokens=10, temperature=0)  # warm
+    ask(endless.url, endless.key, "Hi", max_tokens=10, temperature=0)  # warm
     before = cpu(endless)
     body = {"messages": HI, "max_tokens": 100, "temperature": 0}
-    assert client.chat(endless.url, endless.key, body)["usage"]["completion_tokens"] == 100
+    assert chat(endless.url, endless.key, body)["usage"]["completion_tokens"] == 100
     hundred, before = cpu(endless) - before, cpu(endless)
     connection = raw_request(endless, stream)
     if stream:
@@ -206,7 +207,7 @@ def test_a_client_that_goes_away_ends_its_generation(endless: Service, stream: b
     while cpu(endless) - before < max(1, hundred // 4):  # it is at work
         time.sleep(0.01)
     connection.close()
-    assert serving.ask(endless.url, endless.key, "Hi", max_tokens=1) is not None
+    assert ask(endless.url, endless.key, "Hi", max_tokens=1) is not None
     assert cpu(endless) - before < 8 * hundred, f"100 tokens take {hundred} ticks"
 
 
@@ -218,7 +219,7 @@ def test_a_reasoning_models_thought_is_told_from_its_answer(
     found = serving.start(store, add_model(store, folder), Wanted(name="r1", port=0), environ=environ, detach=True)
     try:
         body = {"messages": HI, "max_tokens": 20, "temperature": 0}
-        message = client.chat(found.url, found.key, body)["choices"][0]["message"]
+        message = chat(found.url, found.key, body)["choices"][0]["message"]
         assert message["reasoning_content"] and not message["content"]
     finally:
         serving.stop("r1", environ)
@@ -242,7 +243,7 @@ def test_an_adapter_is_served_on_its_base_or_beside_it_and_changes_the_answer(
     told = {"messages": HI, "max_tokens": 24, "temperature": 0}
 
     def said(found: Service, name: str) -> str:
-        answer = client.chat(found.url, found.key, {**told, "model": name})
+        answer = chat(found.url, found.key, {**told, "model": name})
         return str(answer["choices"][0]["message"]["content"])
 
     found = serving.start(store, adapter, Wanted(name="adapter", port=0), environ=environ, detach=True)
