@@ -21,6 +21,8 @@ from pathlib import Path
 
 from common import median, report
 
+from hyb import engine
+
 CHILD = """
 import http.client, json, sys, time
 import xllamacpp
@@ -48,7 +50,7 @@ print(json.dumps({**found, "decode": t["predicted_per_second"], "decode_cpu": t[
 
 def measured(package: str, model: Path, threads: int) -> dict[str, float]:
     """Tokens a second of one process with the wheel unpacked at `package` ("" for the installed one)."""
-    env = {**os.environ, "PYTHONPATH": package, "OMP_WAIT_POLICY": "passive"}
+    env = {**os.environ, "PYTHONPATH": package, **engine.openmp(os.environ)}
     argv = [sys.executable, "-c", CHILD, str(model), str(threads)]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     if done.returncode:

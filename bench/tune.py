@@ -23,6 +23,8 @@ from typing import Any
 
 from common import median, report
 
+from hyb import engine
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "recipes" / "quickstart" / "data" / "facts.jsonl"
 RANK, BATCH, LR = 16, 8, 1e-3
@@ -74,7 +76,7 @@ def theirs(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One run of the Trainer, in a child process (`peer` below)."""
     path = folder / "peer.json"
     path.write_text(json.dumps(settings))
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env = {**os.environ, **engine.openmp(os.environ), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run([sys.executable, __file__, "--peer", str(path)], env=env, capture_output=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr.decode()[-3000:])

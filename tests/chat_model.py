@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from hyb import engine
+
 KEY = "hyb_sk_only-for-this-test"
 ROOT = Path(__file__).parents[1]
 
@@ -71,5 +73,5 @@ def serve(gguf: str, port: int, key: str, context: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.update(engine.openmp(os.environ))
     serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-# Two OpenMP threads that spin on two busy cores make training many times slower. Must be set before torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from hyb import engine
+
+os.environ.update(engine.openmp(os.environ))  # before torch is loaded
 
 # A shell that starts the tests in the background has them ignore SIGINT, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

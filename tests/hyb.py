@@ -24,7 +24,7 @@ class Hyb:
     @property
     def env(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HYB_", "XDG_", "TRANSFORMERS_"))}
-        return {**kept, "HOME": str(self.home), "XDG_DATA_HOME": str(self.home / "data"), "OMP_WAIT_POLICY": "passive"}
+        return {**kept, "HOME": str(self.home), "XDG_DATA_HOME": str(self.home / "data")}
 
     def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
         """Start it and do not wait. It leads a process group of its own."""

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
+from hyb import engine
 from hyb.artifact import Artifact
 from hyb.formats import modelpack
 from hyb.store import Store
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads; spinning threads starve the others
+os.environ.update(engine.openmp(os.environ))  # before torch is loaded
 
 TEXT = (
     "The capital of France is Paris.",

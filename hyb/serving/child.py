@@ -14,7 +14,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hyb import fs
+from hyb import engine, fs
 from hyb.errors import HybError
 
 SOCKET_PATH = 107
@@ -60,7 +60,8 @@ class UnableError(Exception):
 
 
 def main(argv: list[str]) -> Job:
-    """The job named on the command line, with the leash tied. Raises UnableError."""
+    """The job named on the command line, with the leash tied and OpenMP set. Raises UnableError."""
+    os.environ.update(engine.openmp(os.environ))  # read when its library is loaded, which is later
     fields = json.loads(Path(argv[1]).read_bytes())
     fields["adapters"] = tuple(Adapter(**a) for a in fields.get("adapters", ()))
     job = Job(**fields)

@@ -84,7 +84,6 @@ def serve(job: child.Job) -> Any:
 
 def main(argv: list[str]) -> int:
     """Serve until somebody ends the process."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         job = child.main(argv)
         server = serve(job)

@@ -708,7 +708,7 @@ print(json.dumps([ids(t) for t in json.load(sys.stdin)]))
 
 def child(code: str, model_path: Path) -> Any:
     """Run a script that loads a model, in a process of its own; its last line is JSON."""
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     argv = [sys.executable, "-c", code, str(model_path)]
     done = subprocess.run(
         argv, input=json.dumps(TEXTS), capture_output=True, text=True, env=env, timeout=300, check=False

@@ -269,7 +269,7 @@ def killed(folder: Path, work_job: dict[str, Any], after: int) -> None:
     with (folder / "sft.log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "hyb.workers.sft", str(path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=dict(os.environ),
         )  # fmt: skip
         assert child.stdout
         assert child.stdin
