@@ -28,6 +28,8 @@ from typing import Any
 from hyb import fs
 from hyb.places import data_home
 
+EXITING = 0x4
+"""PF_EXITING (Linux, include/linux/sched.h) among the flags in `/proc/PID/stat`."""
 SUFFIXES = (".json", ".ready.json", ".job.json")
 """Of the files that go when a service is gone; the log stays."""
 SOCKETS = "hyb-"
@@ -145,13 +147,22 @@ def names(run: Path) -> list[str]:
 
 
 def start_time(pid: int) -> int | None:
-    """When the process was started, in clock ticks since boot; None when there is none, or only its zombie."""
+    """When the process was started, in clock ticks since boot; None when there is none, or one that is ending.
+
+    The kernel closes a killed process's files before it is a zombie: its clients know of its end, while it is still
+    said to run. So its flags count, too.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
+    return started_of(text)
+
+
+def started_of(text: str) -> int | None:
+    """`start_time` from the text of `/proc/PID/stat` (proc_pid_stat(5)). Pure."""
     state, *rest = text.rpartition(")")[2].split()  # the program's name, in parentheses, may hold anything
-    return None if state in "ZX" else int(rest[18])
+    return None if state in "ZX" or int(rest[5]) & EXITING else int(rest[18])
 
 
 def alive(service: Service) -> bool:

@@ -71,6 +71,14 @@ def test_a_zombie_is_not_alive() -> None:
     process.wait()
 
 
+def test_a_killed_process_is_gone_from_the_moment_that_its_files_are_closed() -> None:
+    """The kernel closes its sockets before it is a zombie: its clients know, and it is still said to run."""
+    line = "4711 (python) {} 1 4711 4711 0 -1 {} 100 0 0 0 5 2 0 0 20 0 7 0 1983670 104857600 9000"
+    assert service.started_of(line.format("S", 0x400000)) == 1983670
+    assert service.started_of(line.format("R", 0x400000 | service.EXITING)) is None
+    assert service.started_of(line.format("Z", 0x400000)) is None
+
+
 def test_a_program_with_blanks_and_parentheses_in_its_name_has_a_start_time(tmp_path: Path) -> None:
     odd = tmp_path / "a) S (b 1 2"
     odd.symlink_to("/bin/sleep")
