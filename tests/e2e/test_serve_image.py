@@ -26,6 +26,7 @@ from hyb.store import Store
 from tests import python_base
 from tests.need import need, oracle
 from tests.podman_env import podman_home, run  # noqa: F401
+from tests.unix_http import UnixConnection
 
 pytestmark = [pytest.mark.podman, pytest.mark.slow]
 PROJECT = Path(__file__).parents[2]
@@ -55,19 +56,6 @@ def model_image(podman_home: Path, smollm2_gguf: Path) -> str:  # noqa: F811
     model = store.add_artifact("model", files, meta={"format": "gguf", "name": "SmolLM2-135M-Instruct"})
     packed = pack.run(pack.Spec(model="m"), {"m": model}, Context(store, store.work("sha256:0")))
     return engine_podman.deliver(store, packed, packed.meta["name"])
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=120)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
 
 
 def asked(place: Path | int, url: str, body: Any = None, key: str = KEY) -> tuple[int, Any]:
