@@ -56,6 +56,12 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 """Group → command → (module of hyb.cli that holds it, summary). A command `x` is the function `x` of its module,
 `eval_` where the name is taken by Python."""
 
+SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "link": {},
+}
+"""Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is
+no second word here is an argument of the command itself."""
+
 USAGE = "Usage: hyb COMMAND [OPTIONS] [ARGS]..."
 ABOUT = "From a downloaded language model to a private endpoint that an OpenShift namespace can call."
 EXAMPLE = "Example: hyb run recipes/quickstart\nEach command explains itself: hyb COMMAND --help"
@@ -85,8 +91,13 @@ def main() -> None:
 
 
 def table() -> dict[str, tuple[str, str]]:
-    """Command → (module, summary), in the order of the help."""
-    return {name: entry for group in COMMANDS.values() for name, entry in group.items()}
+    """Command → (module, summary), in the order of the help; one of two words stands behind its first."""
+    found: dict[str, tuple[str, str]] = {}
+    for group in COMMANDS.values():
+        for name, entry in group.items():
+            found[name] = entry
+            found |= {f"{name} {word}": sub for word, sub in SUBCOMMANDS.get(name, {}).items()}
+    return found
 
 
 def help_text() -> str:
@@ -102,4 +113,5 @@ def function(name: str) -> Any:
     import importlib
 
     module = importlib.import_module(f"hyb.cli.{table()[name][0]}")
-    return getattr(module, name, None) or getattr(module, f"{name}_")
+    attribute = name.replace(" ", "_")
+    return getattr(module, attribute, None) or getattr(module, f"{attribute}_")

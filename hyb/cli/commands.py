@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from hyb.cli import COMPLETE, function, table
+from hyb.cli import COMMANDS, COMPLETE, SUBCOMMANDS, function, table
 from hyb.cli.output import show_error
 from hyb.errors import Exit, HybError
 
@@ -22,6 +22,8 @@ def run_command(word: str, arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         signal.signal(signal.SIGTERM, _terminated)
+        if arguments and arguments[0] in SUBCOMMANDS.get(word, {}):
+            word, arguments = f"{word} {arguments[0]}", arguments[1:]
         if word not in table():
             raise HybError(f"no command `{word}`", hint=_near(word), code=Exit.USAGE)
         command = build(word)
@@ -49,16 +51,37 @@ def run_command(word: str, arguments: list[str]) -> int:
 def build(name: str) -> Any:
     """One command as typer's command object."""
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-    app.command(name=name, context_settings={"help_option_names": ["--help", "-h"]})(function(name))
+    settings = {"help_option_names": ["--help", "-h"]}
+    app.command(name=name, context_settings=settings, epilog=_more(name))(function(name))
     return typer.main.get_command(app)
+
+
+def _more(name: str) -> str | None:
+    """What stands at the end of a command's help: its second words. \\b keeps the lines as they are."""
+    words = SUBCOMMANDS.get(name)
+    if not words:
+        return None
+    width = max(map(len, words)) + 2
+    return "\n".join(["\b", "More:", *(f"  hyb {name} {w:<{width}}{summary}" for w, (_, summary) in words.items())])
 
 
 def group() -> Any:
     """All commands as one group: for completion and for the generated reference."""
     app = typer.Typer(rich_markup_mode=None, add_completion=True, pretty_exceptions_enable=False)
-    for name in table():
-        app.command(name=name)(function(name))
-    return typer.main.get_command(app)
+    for name in (n for words in COMMANDS.values() for n in words):
+        if not (words := SUBCOMMANDS.get(name)):
+            app.command(name=name)(function(name))
+            continue
+        below = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+        below.callback()(function(name))
+        for word in words:
+            below.command(name=word)(function(f"{name} {word}"))
+        app.add_typer(below, name=name)
+    whole = typer.main.get_command(app)
+    for name in SUBCOMMANDS:  # what follows is a second word; an argument in its place would be completed with nothing
+        one = whole.commands[name]  # type: ignore[attr-defined]
+        one.params = [p for p in one.params if p.param_type_name != "argument"]
+    return whole
 
 
 def complete() -> None:
@@ -67,7 +90,7 @@ def complete() -> None:
 
 
 def _near(word: str) -> str:
-    hits = difflib.get_close_matches(word, list(table()), n=1, cutoff=0.5)
+    hits = difflib.get_close_matches(word, [n for n in table() if " " not in n], n=1, cutoff=0.5)
     return f"did you mean `hyb {hits[0]}`?" if hits else "`hyb --help` lists all"
 
 

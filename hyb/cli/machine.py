@@ -71,9 +71,10 @@ def completion(
 @command
 def man(
     s: Session,
-    name: Annotated[
-        str, typer.Argument(metavar="[COMMAND]", help="A command; without one, the page of hyb itself.")
-    ] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND]", help="A command, `tune` or `link check`; without one, hyb itself."),
+    ] = None,
 ) -> None:
     """Print a man page, made from the program itself.
 
@@ -82,6 +83,7 @@ def man(
     from hyb.cli import reference, table
     from hyb.errors import Exit, HybError
 
+    name = " ".join(words or ())
     if name and name not in table():
         raise HybError(f"no command `{name}`", hint="`hyb --help` lists all", code=Exit.USAGE)
     page = reference.man_page(name)

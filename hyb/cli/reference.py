@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from hyb import __version__
-from hyb.cli import ABOUT, COMMANDS, USAGE, function, table
+from hyb.cli import ABOUT, COMMANDS, SUBCOMMANDS, USAGE, function, table
 from hyb.cli.commands import build
 from hyb.cli.session import COMMON
 
@@ -24,7 +24,7 @@ def markdown() -> str:
     lines += [f"- `{o['flags']}`: {o['help']}" for o in shared]
     for title, group in COMMANDS.items():
         lines += ["", f"## {title}"]
-        for name in group:
+        for name in (n for first in group for n in (first, *(f"{first} {w}" for w in SUBCOMMANDS.get(first, {})))):
             lines += ["", f"### hyb {name}", "", *_markdown_body(name)]
     return "\n".join(lines) + "\n"
 
@@ -39,7 +39,7 @@ def _markdown_body(name: str) -> list[str]:
 
 def man_page(name: str = "") -> str:
     """A man page in man(7) macros: of one command, or of hyb itself."""
-    title = f"hyb-{name}" if name else "hyb"
+    title = f"hyb-{name}".replace(" ", "-") if name else "hyb"
     summary = table()[name][1] if name else ABOUT
     lines = [f'.TH "{title.upper()}" "1" "" "hyb {__version__}" "hyb"', ".SH NAME", f"{title} \\- {_roff(summary)}"]
     lines += [".SH SYNOPSIS", f".B {_roff(usage(name) if name else USAGE.removeprefix('Usage: '))}"]
