@@ -41,7 +41,7 @@ def link(
     Example: hyb link quickstart/service --namespace chat --apps-domain apps.example.com --out link
     """
     from hyb.errors import Exit, HybError
-    from hyb.linking import materialise
+    from hyb.linking.folder import materialise
 
     artifact = s.store.artifact(s.store.resolve(service))
     if artifact.kind != "link":

@@ -1,7 +1,7 @@
 """link: Skupper documents that let an OpenShift namespace call the served model, the private host dialling out.
 
-The artifact holds documents and the guide APPLY.md, and only names the Secrets. `hyb.linking.materialise` mints the
-credentials and writes the two folders that a person applies. Nothing here opens a socket, now or later.
+The artifact holds documents and the guide APPLY.md, and only names the Secrets. `hyb.linking.folder.materialise` mints
+the credentials and writes the two folders that a person applies. Nothing here opens a socket, now or later.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from hyb.artifact import Artifact, File
 from hyb.errors import Exit, HybError
-from hyb.render import skupper as sk
-from hyb.render import skupper_check, skupper_guide
+from hyb.render import names
+from hyb.render.dump import dump
+from hyb.render.skupper import check as skupper_check
+from hyb.render.skupper import documents as sk
+from hyb.render.skupper import guide as skupper_guide
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 
 SUMMARY = "let an OpenShift namespace call the served model through Skupper, without a token"
@@ -64,7 +67,7 @@ class Spec(StageSpec):
     @field_validator("router_access", "name", "site", "private_site", "private_namespace")
     @classmethod
     def _is_label(cls, text: str) -> str:
-        return _good(text, sk.label_problem(text))
+        return _good(text, names.label_problem(text))
 
     @field_validator("router_access")
     @classmethod
@@ -74,7 +77,7 @@ class Spec(StageSpec):
     @field_validator("route_domain")
     @classmethod
     def _is_domain(cls, text: str) -> str:
-        return _good(text, sk.domain_problem(text) if text else "")
+        return _good(text, names.domain_problem(text) if text else "")
 
     @field_validator("apps_domain")
     @classmethod
@@ -87,7 +90,7 @@ class Spec(StageSpec):
             )
         if other and text:
             raise ValueError("`apps_domain` and `route_domain` are both given; keep one")
-        return _good(text, sk.domain_problem(text) if text else "")
+        return _good(text, names.domain_problem(text) if text else "")
 
     @field_validator("namespace")
     @classmethod
@@ -96,14 +99,14 @@ class Spec(StageSpec):
             namespace=text, apps_domain=info.data.get("apps_domain") or "x", port=1, target_port=1,
             route_domain=info.data.get("route_domain") or "", router_access=info.data.get("router_access") or "hyb",
         )  # fmt: skip
-        return _good(text, "; ".join(p for p in (sk.label_problem(text), sk.route_problem(facts)) if p))
+        return _good(text, "; ".join(p for p in (names.label_problem(text), sk.route_problem(facts)) if p))
 
     @field_validator("host")
     @classmethod
     def _is_service(cls, text: str, info: ValidationInfo) -> str:
         if text == info.data.get("router_access") or text in sk.RESERVED_HOSTS:
             raise ValueError(f"`{text}` is the name of a Service that Skupper makes itself; choose another")
-        return _good(text, sk.service_problem(text))
+        return _good(text, names.service_problem(text))
 
     @field_validator("routing_key")
     @classmethod
@@ -128,7 +131,7 @@ def _good(text: str, problem: str) -> str:
 def facts_of(spec: Spec, service: Artifact) -> sk.LinkFacts:
     """The facts that the documents say. Raises HybError when the service has no port."""
     port = service.meta.get("port")
-    if problem := sk.port_problem(port):
+    if problem := names.port_problem(port):
         raise HybError(f"service `{spec.service}`: its port {problem}", hint="make the service again with a port")
     return sk.LinkFacts(
         namespace=spec.namespace, apps_domain=spec.apps_domain, route_domain=spec.route_domain,
@@ -166,7 +169,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     sides = {"private": sk.private_documents(facts), "openshift": sk.openshift_documents(facts)}
     if mistakes := skupper_check.check(*sides.values(), named={facts.name, facts.server_secret}):
         raise HybError("the link's documents would not work", details=mistakes, code=Exit.CHECK)
-    texts = {f"{side}/{sk.file_name(d)}": sk.dump(d) for side, documents in sides.items() for d in documents}
+    texts = {f"{side}/{sk.file_name(d)}": dump(d) for side, documents in sides.items() for d in documents}
     texts["APPLY.md"] = skupper_guide.guide(facts, spec.platform)
     files = [_file(context, path, text) for path, text in texts.items()]
     return context.store.add_artifact("link", files, meta=_meta(spec, facts), needs=(service.digest,))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hyb import linking
+from hyb.linking import folder as linking
 from hyb.store import Store
 from tests.need import need
 

@@ -5,19 +5,18 @@ made for this link alone, so nothing has to be fetched from the cluster beforeha
 the RouterAccess says `generateTlsCredentials: false` (a controller from 2.1.0 on honours it) and names our Secret.
 
 Field names and their meaning: the CRDs of Skupper 2.2.1, `skupper.io/v2alpha1`. What Skupper takes without a word
-although it can't work is refused by `hyb.render.skupper_check`.
+although it can't work is refused by `hyb.render.skupper.check`.
 """
 
 from __future__ import annotations
 
 import base64
-import ipaddress
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from hyb.render.dump import Document
+from hyb.render.names import LABEL_MAX, NAME_MAX
 
 API = "skupper.io/v2alpha1"
 TLS = "kubernetes.io/tls"
@@ -25,14 +24,8 @@ ROLES = {"inter-router": 55671, "edge": 45671}
 """Roles of a router's link listener → the port it listens on in the cluster."""
 ROUTE_PORT = "443"
 """A Route is reached on 443. A Link's port is a string: a number stops Skupper's loader midway."""
-LABEL_MAX = 63
-NAME_MAX = 253
 RESERVED_HOSTS = ("skupper-router", "skupper-router-local")
 """Services that Skupper makes for itself in a site's namespace."""
-
-Document = Mapping[str, Any]
-
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -146,55 +139,6 @@ def _document(kind: str, name: str, namespace: str, spec: Mapping[str, Any] | No
     return {**document, "spec": dict(spec)} if spec else document
 
 
-# -- names -----------------------------------------------------------------------------------------------------------
-
-
-def label_problem(text: object) -> str:
-    """Why `text` is no RFC 1123 label; empty when it is one."""
-    if not isinstance(text, str) or not text:
-        return "is empty" if text in ("", None) else f"`{text!r}` is not text"
-    if len(text) > LABEL_MAX:
-        return f"`{text}` has {len(text)} characters, {LABEL_MAX} are the most"
-    if not _LABEL.fullmatch(text):
-        return f"`{text}` is no RFC 1123 label: only a-z, 0-9 and `-`, and no `-` at either end"
-    return ""
-
-
-def service_problem(text: object) -> str:
-    """Why `text` can't be the name of a Service (RFC 1035 label: it starts with a letter); empty when it can."""
-    if problem := label_problem(text):
-        return problem
-    return "" if str(text)[0].isalpha() else f"`{text}` can't name a Service: it must start with a letter"
-
-
-def domain_problem(text: object) -> str:
-    """Why `text` is no DNS name in lower case; empty when it is one."""
-    if not isinstance(text, str) or not text:
-        return "is empty" if text in ("", None) else f"`{text!r}` is not text"
-    if len(text) > NAME_MAX:
-        return f"has {len(text)} characters, {NAME_MAX} are the most"
-    for label in text.split("."):
-        if problem := label_problem(label):
-            return f"`{text}` is no DNS name: a part {problem}"
-    return ""
-
-
-def host_problem(text: object) -> str:
-    """Why `text` is neither an IP address nor a DNS name in lower case; empty when it is one."""
-    try:
-        ipaddress.ip_address(str(text))
-    except ValueError:
-        return domain_problem(text)
-    return ""
-
-
-def port_problem(port: object) -> str:
-    """Why `port` is no TCP port; empty when it is one."""
-    if isinstance(port, bool) or not isinstance(port, int):
-        return f"`{port!r}` is not a whole number"
-    return "" if 1 <= port <= 65535 else f"{port} is out of range: 1 to 65535"
-
-
 def route_problem(facts: LinkFacts) -> str:
     """Why OpenShift would refuse the Route hosts: a first label or a whole name that is too long."""
     longest = max((route_host(facts, role) for role in ROLES), key=len)
@@ -209,32 +153,3 @@ def route_problem(facts: LinkFacts) -> str:
         fault = f"the Route's host `{longest}` has {len(longest)} characters, {NAME_MAX} are the most"
         return f"{fault}: shorten the domain by {over}"
     return ""
-
-
-# -- YAML ------------------------------------------------------------------------------------------------------------
-
-_LOOKS_TYPED = re.compile(r"[-+.0-9~].*|[yYnN]")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that some YAML reader takes for a number or a truth value.
-
-    Go's reader (Kubernetes, Skupper) and Python's do not agree on `1e3` or `y`; a namespace may be called so.
-    """
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the signature is PyYAML's
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if _LOOKS_TYPED.fullmatch(text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
-def dump(documents: Document | Iterable[Document]) -> str:
-    """YAML text of one document or several; keys in the order given, lines never folded."""
-    several = [documents] if isinstance(documents, Mapping) else list(documents)
-    return str(yaml.dump_all(several, Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=True))

@@ -34,8 +34,9 @@ from hyb import digest as dg
 from hyb.artifact import Artifact, safe_path
 from hyb.errors import Exit, HybError
 from hyb.progress import Say, silent
-from hyb.render import skupper as sk
-from hyb.render import skupper_check
+from hyb.render.dump import Document, dump
+from hyb.render.skupper import check as skupper_check
+from hyb.render.skupper import documents as sk
 from hyb.store import Store
 
 MARKER = ".hyb-link.json"
@@ -73,7 +74,7 @@ def materialise(
     files = {f.path: store.read(f.blob.digest) for f in artifact.files}
     for side, data in (("private", minted.client_data()), ("openshift", minted.server_data())):
         document = sk.secret(meta["secrets"][side]["name"], meta["secrets"][side]["namespace"], data)
-        files[f"{side}/{sk.file_name(document)}"] = sk.dump(document).encode()
+        files[f"{side}/{sk.file_name(document)}"] = dump(document).encode()
     if mistakes := check_documents(*(_parsed(files, side) for side in skupper_check.SIDES), now=now):
         raise HybError("the link's documents would not work", details=mistakes, code=Exit.CHECK)
     with fs.explained(f"can't write `{out}`"):
@@ -85,7 +86,7 @@ def materialise(
 
 
 def check_documents(
-    private: Sequence[sk.Document], openshift: Sequence[sk.Document], *, now: datetime, namespace: str = ""
+    private: Sequence[Document], openshift: Sequence[Document], *, now: datetime, namespace: str = ""
 ) -> list[str]:
     """All mistakes of both sides, documents and certificates; empty when there are none. Pure."""
     mistakes = skupper_check.check(private, openshift, namespace=namespace)
@@ -132,7 +133,7 @@ def _parsed(files: Mapping[str, bytes], side: str) -> list[Any]:
     return [d for path, data in files.items() if path.startswith(f"{side}/") for d in _load(data)[0]]
 
 
-def _tls_data(documents: Sequence[sk.Document], kind: str) -> dict[str, bytes]:
+def _tls_data(documents: Sequence[Document], kind: str) -> dict[str, bytes]:
     """The decoded data of the Secret that the first `kind` names; empty when it has not the right shape."""
     whole = [d for d in documents if isinstance(d, Mapping)]
     wanted = [str(skupper_check.spec_of(d).get("tlsCredentials")) for d in whole if d.get("kind") == kind]

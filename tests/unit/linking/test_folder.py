@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hyb import linking
 from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
+from hyb.linking import folder as linking
 from hyb.stages import link
 from hyb.stages.base import Context
 from hyb.store import Store

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from hyb.render import skupper as sk
-from hyb.render import skupper_check
-from hyb.render.skupper_guide import guide
+from hyb.render.dump import dump
+from hyb.render.skupper import check as skupper_check
+from hyb.render.skupper import documents as sk
+from hyb.render.skupper.guide import guide
 from tests.need import crds, need
 
-GOLDEN = Path(__file__).parents[2] / "data" / "link"
+GOLDEN = Path(__file__).parents[3] / "data" / "link"
 FACTS = sk.LinkFacts(namespace="chat", apps_domain="apps.example.com", port=8000, target_port=8001)
 DATA = {
     "ca.crt": b"-----BEGIN CERTIFICATE-----\nca\n",
@@ -49,7 +50,7 @@ def test_what_hyb_renders_has_no_mistake() -> None:
 @pytest.mark.parametrize("side", ["private", "openshift"])
 def test_the_documents_are_the_golden_ones(side: str) -> None:
     documents = sk.private_documents(FACTS) if side == "private" else sk.openshift_documents(FACTS)
-    written = {sk.file_name(d): sk.dump(d) for d in documents}
+    written = {sk.file_name(d): dump(d) for d in documents}
     assert written == {p.name: p.read_text() for p in sorted((GOLDEN / side).glob("*.yaml"))}
 
 
@@ -67,12 +68,12 @@ def test_the_guide_follows_platform_and_namespace() -> None:
 def test_text_reads_back_as_the_same_documents() -> None:
     private, openshift = sides()
     documents = [*private.values(), *openshift.values()]
-    assert list(yaml.safe_load_all(sk.dump(documents))) == documents
+    assert list(yaml.safe_load_all(dump(documents))) == documents
 
 
 @pytest.mark.parametrize("word", ["1e3", "0x10", "y", "n", "on", "null", "12", "007", "1-2", "true", "443"])
 def test_a_name_that_a_yaml_reader_takes_for_a_number_is_quoted(word: str) -> None:
-    text = sk.dump({"namespace": word})
+    text = dump({"namespace": word})
     assert text.strip().removeprefix("namespace: ") in (f'"{word}"', f"'{word}'")
     assert yaml.safe_load(text) == {"namespace": word}
 

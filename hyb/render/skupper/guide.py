@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyb.render.skupper import LinkFacts, route_hosts
+from hyb.render.skupper.documents import LinkFacts, route_hosts
 
 PLATFORMS = ("podman", "docker", "linux")
 

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hyb.render import skupper as sk
+from hyb.render import names
+from hyb.render.dump import Document
+from hyb.render.skupper import documents as sk
 
 SIDES = ("private", "openshift")
 KEYS = ("ca.crt", "tls.crt", "tls.key")
@@ -53,8 +55,8 @@ _OBSERVERS = ("auto", "none", "http1", "http2")
 
 
 def check(
-    private: Sequence[sk.Document],
-    openshift: Sequence[sk.Document],
+    private: Sequence[Document],
+    openshift: Sequence[Document],
     *,
     named: Collection[str] = (),
     namespace: str = "",
@@ -73,7 +75,7 @@ def check(
     return mistakes + list(_across(_of(private, "Connector"), openshift, private, namespace))
 
 
-def _side(side: str, documents: Sequence[sk.Document], named: set[str]) -> Iterator[str]:
+def _side(side: str, documents: Sequence[Document], named: set[str]) -> Iterator[str]:
     yield from _together(side, documents)
     secrets = {name_of(d): d for d in _of(documents, "Secret")}
     for document in documents:
@@ -90,7 +92,7 @@ def _side(side: str, documents: Sequence[sk.Document], named: set[str]) -> Itera
 # -- documents of one side, together ---------------------------------------------------------------------------------
 
 
-def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
+def _together(side: str, documents: Sequence[Document]) -> Iterator[str]:
     ours = [d for d in documents if d["kind"] in _FIELDS or d["kind"] == "Secret"]
     sites = _of(documents, "Site")
     if len(sites) != 1:
@@ -115,7 +117,7 @@ def _together(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
     yield from _listeners(side, documents)
 
 
-def _listeners(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
+def _listeners(side: str, documents: Sequence[Document]) -> Iterator[str]:
     specs = [spec_of(d) for d in _of(documents, "Listener", "MultiKeyListener")]
     hosts = [(str(s.get("host")), str(s.get("port"))) for s in specs]
     for (host, port), count in Counter(hosts).items():
@@ -130,7 +132,7 @@ def _listeners(side: str, documents: Sequence[sk.Document]) -> Iterator[str]:
         yield f"Listener host `{host}` is the name of {taken[host]}: the Listener would only err; choose another host"
 
 
-def _identity(side: str, document: sk.Document) -> Iterator[str]:
+def _identity(side: str, document: Document) -> Iterator[str]:
     kind, metadata = document["kind"], document.get("metadata")
     skupper = (*_FIELDS, *_OTHER_SKUPPER, *_OPENSHIFT_ONLY)
     known = (*_FIELDS, *_OTHER_SKUPPER, "Secret", "ConfigMap")
@@ -145,9 +147,9 @@ def _identity(side: str, document: sk.Document) -> Iterator[str]:
     if "spec" in document and not isinstance(document["spec"], Mapping):
         yield "`spec` is no map"
     if kind in skupper or kind == "Secret":
-        if problem := sk.label_problem(metadata.get("name")):
+        if problem := names.label_problem(metadata.get("name")):
             yield f"metadata.name {problem}"
-        if "namespace" in metadata and (problem := sk.label_problem(metadata["namespace"])):
+        if "namespace" in metadata and (problem := names.label_problem(metadata["namespace"])):
             yield f"metadata.namespace {problem}"
     if kind in ("RouterAccess", "Secret") and str(metadata.get("name")).startswith(OWN):
         yield f"names that begin with `{OWN}` are Skupper's own: the controller may overwrite or delete it"
@@ -213,10 +215,10 @@ def _link(_side: str, spec: Mapping[str, Any]) -> Iterator[str]:
 def _endpoint(endpoint: Mapping[str, Any]) -> Iterator[str]:
     if endpoint.get("name") not in tuple(sk.ROLES):
         yield f"name is `{endpoint.get('name') or ''}`, it must be `inter-router` or `edge`: else no connector is made"
-    if problem := sk.host_problem(endpoint.get("host")):
+    if problem := names.host_problem(endpoint.get("host")):
         yield f"host {problem}"
     port = endpoint.get("port")
-    if isinstance(port, str) and (not port.isascii() or not port.isdigit() or sk.port_problem(int(port))):
+    if isinstance(port, str) and (not port.isascii() or not port.isdigit() or names.port_problem(int(port))):
         yield f"port `{port}` is no port: 1 to 65535"
     if port is None:
         yield "port is missing"
@@ -229,7 +231,7 @@ def _router_access(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
         yield from _typed(_ROLE, role, "spec.roles[].")
         if role.get("name") not in tuple(sk.ROLES):
             yield f"role `{role.get('name') or ''}` must be `inter-router` or `edge`"
-        if "port" in role and (problem := sk.port_problem(role["port"])):
+        if "port" in role and (problem := names.port_problem(role["port"])):
             yield f"role `{role.get('name')}`: port {problem}"
     ports = [r.get("port", sk.ROLES.get(str(r.get("name")))) for r in roles]
     if len(set(map(str, ports))) < len(ports):
@@ -247,10 +249,10 @@ def _router_access(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _listener(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
-    problem = sk.service_problem(spec.get("host")) if side == "openshift" else sk.host_problem(spec.get("host"))
+    problem = names.service_problem(spec.get("host")) if side == "openshift" else names.host_problem(spec.get("host"))
     if "host" in spec and problem:
         yield f"spec.host {problem}"
-    if "port" in spec and (problem := sk.port_problem(spec["port"])):
+    if "port" in spec and (problem := names.port_problem(spec["port"])):
         yield f"spec.port {problem}"
     if spec.get("observer", "auto") not in _OBSERVERS:
         yield f"spec.observer is `{spec['observer']}`, it must be one of {', '.join(_OBSERVERS)}"
@@ -261,9 +263,9 @@ def _connector(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
         yield "spec must have exactly one of `host` and `selector`"
     if side == "private" and spec.get("selector"):
         yield "spec.selector means pods, there are none on the private host: use `host`"
-    if spec.get("host") and (problem := sk.host_problem(spec["host"])):
+    if spec.get("host") and (problem := names.host_problem(spec["host"])):
         yield f"spec.host {problem}"
-    if "port" in spec and (problem := sk.port_problem(spec["port"])):
+    if "port" in spec and (problem := names.port_problem(spec["port"])):
         yield f"spec.port {problem}"
 
 
@@ -273,7 +275,7 @@ _CHECKS = {"Site": _site, "Link": _link, "RouterAccess": _router_access, "Listen
 # -- Secrets ---------------------------------------------------------------------------------------------------------
 
 
-def _referenced(documents: Iterable[sk.Document]) -> set[str]:
+def _referenced(documents: Iterable[Document]) -> set[str]:
     return {str(spec_of(d).get("tlsCredentials")) for d in _of(documents, "Link", "RouterAccess")}
 
 
@@ -283,7 +285,7 @@ def _reference(kind: str, spec: Mapping[str, Any], secrets: Collection[str], nam
         yield f"spec.tlsCredentials names the Secret `{name}`, which is not there"
 
 
-def _secret(document: sk.Document, referenced: set[str]) -> Iterator[str]:
+def _secret(document: Document, referenced: set[str]) -> Iterator[str]:
     if document.get("stringData"):
         yield "`stringData` is not read outside Kubernetes: the certificates would be empty; write `data` in base64"
     if name_of(document) not in referenced:
@@ -308,7 +310,7 @@ def _secret(document: sk.Document, referenced: set[str]) -> Iterator[str]:
 
 
 def _across(
-    connectors: Sequence[sk.Document], openshift: Sequence[sk.Document], private: Sequence[sk.Document], namespace: str
+    connectors: Sequence[Document], openshift: Sequence[Document], private: Sequence[Document], namespace: str
 ) -> Iterator[str]:
     keys = {str(spec_of(d).get("routingKey")) for d in connectors}
     listened = {str(spec_of(d).get("routingKey")) for d in _of(openshift, "Listener")}
@@ -321,14 +323,14 @@ def _across(
         yield from _routes(access, private, _namespace(access) or namespace)
 
 
-def _routes(access: sk.Document, private: Sequence[sk.Document], namespace: str) -> Iterator[str]:
+def _routes(access: Document, private: Sequence[Document], namespace: str) -> Iterator[str]:
     settings = spec_of(access).get("settings")
     domain = settings.get("domain", "") if isinstance(settings, Mapping) else ""
     for role in sk.ROLES:
         route = f"{name_of(access)}-{role}"
         label = route if domain else f"{route}-{namespace}"
-        if len(label) > sk.LABEL_MAX:
-            yield f"the Route's host label `{label}` has {len(label)} characters, {sk.LABEL_MAX} are the most"
+        if len(label) > names.LABEL_MAX:
+            yield f"the Route's host label `{label}` has {len(label)} characters, {names.LABEL_MAX} are the most"
         start = f"{route}.{namespace}.{domain}" if domain else f"{label}."
         for host in endpoint_hosts(private, role):
             if namespace and not host.startswith(start):
@@ -336,7 +338,7 @@ def _routes(access: sk.Document, private: Sequence[sk.Document], namespace: str)
                 yield f"Link endpoint `{role}` goes to `{host}`, but the Route will be `{will}`"
 
 
-def endpoint_hosts(private: Iterable[sk.Document], role: str = "") -> list[str]:
+def endpoint_hosts(private: Iterable[Document], role: str = "") -> list[str]:
     """Hosts of all Link endpoints (of one role), in order, once each."""
     lists = [spec_of(d).get("endpoints") for d in _of(private, "Link")]
     endpoints = [e for found in lists if isinstance(found, list) for e in found if isinstance(e, Mapping)]
@@ -346,30 +348,30 @@ def endpoint_hosts(private: Iterable[sk.Document], role: str = "") -> list[str]:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def title(document: sk.Document) -> str:
+def title(document: Document) -> str:
     """How a document is called in messages: `Kind name`."""
     return f"{document['kind']} `{name_of(document)}`"
 
 
-def _of(documents: Iterable[sk.Document], *kinds: str) -> list[sk.Document]:
+def _of(documents: Iterable[Document], *kinds: str) -> list[Document]:
     return [d for d in documents if isinstance(d, Mapping) and d.get("kind") in kinds]
 
 
-def spec_of(document: sk.Document) -> Mapping[str, Any]:
+def spec_of(document: Document) -> Mapping[str, Any]:
     """Its `spec`; empty when it has none or no map."""
     spec = document.get("spec")
     return spec if isinstance(spec, Mapping) else {}
 
 
-def _metadata(document: sk.Document, key: str) -> str:
+def _metadata(document: Document, key: str) -> str:
     metadata = document.get("metadata")
     return str(metadata.get(key) or "") if isinstance(metadata, Mapping) else ""
 
 
-def name_of(document: sk.Document) -> str:
+def name_of(document: Document) -> str:
     """Its `metadata.name`, or ""."""
     return _metadata(document, "name")
 
 
-def _namespace(document: sk.Document) -> str:
+def _namespace(document: Document) -> str:
     return _metadata(document, "namespace")
