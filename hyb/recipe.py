@@ -179,7 +179,7 @@ def _bad_stage(name: str, value: Any, stage: Any) -> str:
 def _bad_refs(spec: StageSpec, kinds: Mapping[str, str], raw: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for field_name, ref in refs(type(spec)).items():
         value = getattr(spec, field_name)
-        for target in value if isinstance(value, (list, tuple)) else [value] if value else []:
+        for target in value if isinstance(value, (list, tuple, dict)) else [value] if value else []:
             kind = kinds.get(target)
             if kind is None and target in raw:
                 yield (

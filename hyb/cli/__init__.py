@@ -57,6 +57,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 `eval_` where the name is taken by Python."""
 
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "data": {
+        "lint": ("data_lint", "Check an InstructLab taxonomy, every rule with its line"),
+    },
     "link": {},
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is

@@ -59,18 +59,26 @@ def pull(
 @command
 def data(
     s: Session,
-    source: Annotated[str, typer.Argument(metavar="PATH", help="A file or folder of .jsonl or .json.")],
+    source: Annotated[str, typer.Argument(metavar="PATH", help="A file or folder of rows, or a taxonomy.")],
     name: NameOption = None,
     holdout: HoldoutOption = None,
     control: ControlOption = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="A column's own name: question=Frage.")
+    ] = None,
     seed: SeedOption = None,
 ) -> None:
     """Read a data set into one form, split it, and say what is in it. All mistakes are shown together.
 
+    .jsonl, .json, .csv, .tsv, .parquet, .arrow (also .gz, .zst), of any usual shape; or an InstructLab taxonomy.
+
     Example: hyb data facts.jsonl --holdout 0.2 --name facts
     """
     name = name or slug(source)
-    Chain(s).add(name, stage="data", source=path_text(source), holdout=share(holdout), control=control, seed=seed).run()
+    Chain(s).add(
+        name, stage="data", source=path_text(source), holdout=share(holdout), control=control, seed=seed,
+        columns=dict(pair(c) for c in columns) if columns else None,
+    ).run()  # fmt: skip
 
 
 @command
@@ -343,6 +351,16 @@ def share(text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         return path_text(text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`question=Frage` → ("question", "Frage"). Raises HybError (exit 2)."""
+    from hyb.errors import Exit, HybError
+
+    left, found, right = text.partition("=")
+    if not (left and found and right):
+        raise HybError(f"`{text}` is no pair", hint="write OURS=THEIRS, `question=Frage`", code=Exit.USAGE)
+    return left, right
 
 
 def gate_of(text: str) -> tuple[str, str]:

@@ -1,27 +1,31 @@
 """Files of a chat data set, read row by row in bounded memory; every mistake kept with its file and line.
 
-`.jsonl`: an object a line. `.json`: an array of objects, or the same as `.jsonl`. A folder: all such files in it, by
-name, hidden ones left out. A line (or an array's element) over the limit is reported and skipped unread.
+`.jsonl`: an object a line. `.json`: an array of objects, or the same as `.jsonl`. `.csv`, `.tsv`, `.parquet`, `.arrow`:
+see `hyb.formats.tables`. Any but the columnar ones may be packed, `.gz` or `.zst`. A folder: all such files in it, by
+name, hidden ones left out; with LLaMA-Factory's `dataset_info.json` in it, the files that it names. A line (or an
+array's element) over the limit is reported and skipped unread.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from hyb import fs
 from hyb.errors import HybError
-from hyb.formats import chat
+from hyb.formats import chat, chat_shapes, columns, tables
 
 MAX_LINE = 16 << 20  # bytes of one row
 SHOWN = 20  # mistakes that are listed; the rest is counted
 _CHUNK = 1 << 16
 _BOM = b"\xef\xbb\xbf"
-_WIDE = (b"\xff\xfe", b"\xfe\xff")
-_NOT_READ = {".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".zip", ".xlsx"}
+_LINES = (".jsonl", ".json", ".ndjson")
+INFO = "dataset_info.json"
 _SPACE = b" \t\r\n"
 _STRUCTURE = re.compile(rb'[\[\]{}",]')
 _IN_STRING = re.compile(rb'["\\\n]')
@@ -58,57 +62,130 @@ class Mistakes:
         more = self.count - len(self.shown)
         details = [*self.shown, *([f"and {more} more"] if more else [])]
         many = "1 mistake" if self.count == 1 else f"{self.count} mistakes"
-        hint = f"each row is one JSON object with {chat.ACCEPTED}"
+        hint = f"each row is one JSON object with {chat_shapes.ACCEPTED}"
         return HybError(f"{what} has {many}", hint=hint, details=details)
 
 
-def files(path: Path) -> list[tuple[str, Path]]:
-    """(name, file) of what is to be read at `path`, a file or a folder. Raises HybError when there is nothing."""
+@dataclass(frozen=True)
+class Named:
+    """A file to read: what it is called in messages, where it is, and how its columns are renamed."""
+
+    name: str
+    path: Path
+    mapper: columns.Mapper | None = None
+
+
+def files(path: Path) -> list[Named]:
+    """What is to be read at `path`, a file or a folder. Raises HybError when there is nothing."""
     if path.is_file():
-        if path.suffix.lower() in _NOT_READ:
-            hint = "write it as JSON lines: one object a line, in a file that ends in `.jsonl`"
-            raise HybError(f"`{path}` is no file of JSON lines", hint=hint)
-        return [(path.name, path)]
+        if not _is_read(path.name):
+            raise HybError(
+                f"`{path}` is no data set that hyb reads",
+                hint=f"it reads {', '.join(_KINDS)} (also .gz, .zst); others can be written as JSON lines",
+            )
+        return [Named(path.name, path)]
     if not path.is_dir():
         raise HybError(f"`{path}` is not there", hint="paths start at the recipe's folder")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".jsonl", ".json") and p.is_file())
-    named = [(p.relative_to(path).as_posix(), p) for p in found]
-    named = [(name, p) for name, p in named if not any(part.startswith(".") for part in name.split("/"))]
+    if (path / INFO).is_file():
+        return _told(path)
+    found = sorted(p for p in path.rglob("*") if _is_read(p.name) and p.is_file())
+    named = [Named(p.relative_to(path).as_posix(), p) for p in found]
+    named = [n for n in named if not any(part.startswith(".") for part in n.name.split("/"))]
     if not named:
-        raise HybError(f"the folder `{path}` has no `.jsonl` or `.json` file")
+        raise HybError(f"the folder `{path}` has no file of {', '.join(_KINDS)}")
+    return named
+
+
+_KINDS = (*_LINES, *tables.CSV, *tables.COLUMNAR)
+
+
+def _is_read(name: str) -> bool:
+    """True for a name that tells a kind of file that is read; a columnar file is packed within, never around."""
+    suffix = tables.inner_suffix(name)
+    return suffix in _KINDS and not (suffix in tables.COLUMNAR and not name.lower().endswith(suffix))
+
+
+def _told(folder: Path) -> list[Named]:
+    """The files that LLaMA-Factory's dataset_info.json names, those that are here. Raises HybError."""
+    try:
+        entries = json.loads((folder / INFO).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise HybError(f"`{folder / INFO}` is no JSON: {error}") from error
+    named: list[Named] = []
+    for entry in entries.values() if isinstance(entries, dict) else []:
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute():
+            continue
+        if not isinstance(entry.get("columns") or {}, dict) or not isinstance(entry.get("tags") or {}, dict):
+            raise HybError(f"`{folder / INFO}`: `columns` and `tags` of `{name}` must be objects")
+        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else [folder / name]:
+            if path.is_file() and _is_read(path.name):
+                named.append(Named(path.relative_to(folder).as_posix(), path, columns.llama_factory(entry)))
+    if not named:
+        raise HybError(
+            f"`{folder / INFO}` names no file that is here", hint="data sets of a hub must be downloaded first"
+        )
     return named
 
 
 def rows(
-    path: Path, name: str, mistakes: Mistakes, *, answered: bool = True, only: str = "auto", limit: int = MAX_LINE
+    named: Named,
+    mistakes: Mistakes,
+    *,
+    answered: bool = True,
+    only: str = "auto",
+    limit: int = MAX_LINE,
+    renamed: columns.Mapper | None = None,
 ) -> Iterator[Located]:
-    """The good rows of one file, in order; the bad ones go into `mistakes`. `answered`, `only`: see `chat.normalise`.
+    """The good rows of one file, in order; the bad ones go into `mistakes`.
 
-    `limit`: bytes of a row. Raises HybError when the file can't be opened.
+    `answered`, `only`: see `chat_shapes.normalise`. `limit`: bytes of a row. `renamed`: how columns are renamed.
+    Raises HybError when the file can't be opened.
     """
+    mapper = renamed or named.mapper
+    for line, value in _values(named.path, named.name, mistakes, limit):
+        try:
+            if isinstance(value, chat.RowError):
+                raise value
+            row = chat_shapes.normalise(mapper(value) if mapper else value, answered=answered, only=only)
+        except chat.RowError as mistake:
+            mistakes.add(named.name, line, str(mistake))
+        else:
+            yield Located(row, named.name, line)
+
+
+def _values(path: Path, name: str, mistakes: Mistakes, limit: int) -> Iterator[tuple[int, Any]]:
+    """(line, value or RowError) of each row of a file."""
+    suffix = tables.inner_suffix(path.name)
+    if suffix in tables.COLUMNAR:
+        yield from tables.columnar_rows(path)
+        return
     try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise HybError(f"`{path}` can't be read: {(error.strerror or '').lower()}") from error
-    with stream:
-        start = stream.read(64)
-        stream.seek(3 if start.startswith(_BOM) else 0)
-        if start.startswith(_WIDE):
-            mistakes.add(name, 1, "is UTF-16; save the file as UTF-8")
-            return
-        array = path.suffix.lower() == ".json" and start.removeprefix(_BOM).lstrip(_SPACE).startswith(b"[")
-        pieces = _elements(stream, limit, name, mistakes) if array else _lines(stream, limit, name, mistakes)
-        for line, offset, data in pieces:
-            try:
-                row = chat.normalise(_value(data, offset), answered=answered, only=only)
-            except chat.RowError as mistake:
-                mistakes.add(name, line, str(mistake))
+        with fs.explained(f"can't read `{path}`"), tables.opened(path) as stream:
+            start = stream.peek(64)
+            if tables.is_wide(start):
+                mistakes.add(name, 1, "is UTF-16; save the file as UTF-8")
+            elif suffix in tables.CSV:
+                yield from tables.csv_rows(stream, limit)
             else:
-                yield Located(row, name, line)
+                stream.read(len(_BOM) if start.startswith(_BOM) else 0)
+                array = suffix == ".json" and start.removeprefix(_BOM).lstrip(_SPACE).startswith(b"[")
+                pieces = _elements(stream, limit, name, mistakes) if array else _lines(stream, limit, name, mistakes)
+                for line, offset, data in pieces:
+                    yield line, _value(data, offset)
+    except (EOFError, zlib.error, tables.PackedError) as error:
+        raise HybError(f"`{path}` is packed, but broken: {error}", hint="fetch or pack it again") from error
 
 
 def _value(data: bytes, offset: int) -> Any:
-    """The JSON value in `data`, which starts at byte `offset` of its file. Raises chat.RowError."""
+    """The JSON value in `data`, which starts at byte `offset` of its file; a RowError where it is none."""
+    try:
+        return _parsed(data, offset)
+    except chat.RowError as mistake:
+        return mistake
+
+
+def _parsed(data: bytes, offset: int) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

@@ -39,6 +39,16 @@ class Lengths:
         return result
 
 
+def spoken(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a row of any kind: what is trained of a text or of segments counts as an answer."""
+    if "messages" in row:
+        rejected = [row["rejected"]] if row.get("rejected") else []
+        return [*row["messages"], *rejected]
+    if "segments" in row:
+        return [{"role": "assistant" if s["train"] else "user", "content": s["text"]} for s in row["segments"]]
+    return [{"role": "assistant", "content": row["text"]}] if "text" in row else []
+
+
 def _quantiles(ordered: list[int]) -> dict[str, int]:
     last = len(ordered) - 1
     ranks = {"min": 0, "median": last // 2, "p95": -(-last * 95 // 100), "max": last}

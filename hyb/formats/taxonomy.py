@@ -314,10 +314,10 @@ def _spaces(text: str) -> Iterator[Finding]:
     last: Any = None
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         rule = {yaml.BlockEntryToken: "hyphens", yaml.ValueToken: "colons"}.get(type(last), "")
-        if rule and token.start_mark.line == last.end_mark.line:
-            if token.start_mark.column - last.end_mark.column > 1:
-                sign = "-" if rule == "hyphens" else ":"
-                yield Finding(token.start_mark.line + 1, rule, f"more than one space after `{sign}`")
+        same = rule and token.start_mark.line == last.end_mark.line
+        if same and token.start_mark.column - last.end_mark.column > 1:
+            sign = "-" if rule == "hyphens" else ":"
+            yield Finding(token.start_mark.line + 1, rule, f"more than one space after `{sign}`")
         last = token
 
 

@@ -25,7 +25,11 @@ def questions(folder: Path | None) -> list[list[dict[str, str]]]:
     for name in ("holdout.jsonl", "control.jsonl", "train.jsonl") if folder else ():
         path = Path(folder or "", name)
         if path.exists():
-            rows += [json.loads(x)["messages"] for x in path.read_bytes().splitlines() if x.strip()]
+            rows += [
+                row["messages"]
+                for x in path.read_bytes().splitlines()
+                if x.strip() and "messages" in (row := json.loads(x))
+            ]
         if len(rows) >= PROMPTS:
             break
     if not rows:

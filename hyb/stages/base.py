@@ -32,7 +32,8 @@ MaybeInputs = Mapping[str, Artifact | None]
 
 @dataclass(frozen=True)
 class Ref:
-    """Marks a spec field that names a stage above (or a list of them): `Annotated[str, Ref("model", "adapter")]`.
+    """Marks a spec field that names a stage above (or several: a list, or the keys of a mapping):
+    `Annotated[str, Ref("model", "adapter")]`.
 
     `kinds` are the artifact kinds it takes.
     """
@@ -130,7 +131,7 @@ def referenced(spec: BaseModel) -> list[str]:
     names: list[str] = []
     for name in refs(type(spec)):
         value = getattr(spec, name)
-        names += value if isinstance(value, (list, tuple)) else [value] if value else []
+        names += value if isinstance(value, (list, tuple, dict)) else [value] if value else []
     return list(dict.fromkeys(names))
 
 

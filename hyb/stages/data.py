@@ -1,4 +1,6 @@
-"""Chat data of any common shape → train, holdout and control rows in one form, each with its file and line.
+"""Data of any common shape → train, holdout and control rows in one form, each with its file and line.
+
+The data are files (`source`: rows of any shape, or an InstructLab taxonomy), or other data sets (`mix`).
 
 Two passes: the first reads, checks and normalises every row into spool files and keeps only its ids and place; the
 second deals the rows out. A random holdout takes whole questions: two rows that ask the same never stand on both sides.
@@ -10,18 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hyb import digest as dg
 from hyb import engine
 from hyb.artifact import Artifact, File
 from hyb.errors import Exit, HybError
-from hyb.formats import chat_files, modelpack
-from hyb.formats.chat_stats import Lengths
+from hyb.formats import chat_files, chat_shapes, chat_stats, columns, modelpack, taxonomy_files
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
 
@@ -30,19 +31,46 @@ REVISION = 1
 PARTS = ("train", "holdout", "control")
 
 
+class Share(BaseModel):
+    """How much of a data set goes into a mix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """How often each training row is in it; 2.5: twice, and half of them once more."""
+    cap: int = Field(default=0, ge=0)
+    """Most training rows; 0: no limit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return {"weight": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
 class Spec(StageSpec):
     """What to read and how to split it."""
 
     stage: Literal["data"] = "data"
-    source: Annotated[str, Source("path")] = Field(min_length=1)
-    """A file (`.jsonl`, `.json`) or a folder of such files."""
+    source: Annotated[str, Source("path")] = ""
+    """A file (`.jsonl`, `.json`, `.csv`, `.parquet`, …) or a folder of such files; or a taxonomy, or one `qna.yaml`."""
+    mix: Annotated[dict[str, Share], Ref("dataset")] = Field(default_factory=dict)
+    """In place of `source`: data sets above → a weight (2: each row twice), or `{weight: 0.5, cap: 1000}`."""
     holdout: Annotated[float | str, Source("path")] = 0.0
     """The part of the questions that is held out of training, from 0 to below 1; or a file or folder of its own."""
     control: Annotated[str | None, Source("path")] = None
     """A file or folder of general questions that training must not lose."""
     seed: int = 0
-    format: Literal["auto", "chat", "sharegpt", "alpaca", "completion", "ilab"] = "auto"
+    format: Literal[
+        "auto", "preference", "unpaired", "stepwise", "chat", "sharegpt", "alpaca", "completion", "ilab", "text",
+        "segments", "tokens",
+    ] = "auto"  # fmt: skip
     """Take rows of this shape only; `auto` takes any, row by row."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Unusual column names: `{question: Frage, answer: Antwort}`; `a.b` is `b` within `a`."""
+    context: taxonomy_files.Context = "auto"
+    """Whether a taxonomy's questions come with their context: `auto` does so for skills, not for knowledge."""
+    overlap: Literal["refuse", "warn"] = "refuse"
+    """What happens when a held-out question of a file of its own is among the training rows."""
     max_line: int = Field(default=chat_files.MAX_LINE, ge=1 << 10, le=1 << 30)
     """Bytes of one row; a longer one is a mistake."""
     tokenizer: Annotated[str, Ref("model")] = ""
@@ -62,10 +90,29 @@ class Spec(StageSpec):
             raise ValueError("must be a number from 0 to below 1, or a path")
         return float(value)
 
+    @field_validator("columns")
+    @classmethod
+    def _known(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := [n for n in value if n not in columns.KNOWN]:
+            raise ValueError(f"no column `{unknown[0]}`; known are {', '.join(columns.KNOWN)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Spec:
+        if bool(self.source) == bool(self.mix):
+            raise ValueError("give either `source` or `mix`")
+        if self.mix and self.columns:
+            raise ValueError("`columns` is for files; the data sets of a `mix` have hyb's own form")
+        return self
+
 
 def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:  # noqa: ARG001
     """What will be read and made."""
-    reads = [spec.source, *([spec.holdout] if isinstance(spec.holdout, str) else []), *filter(None, [spec.control])]
+    reads = [
+        *([spec.source] if spec.source else spec.mix),
+        *([spec.holdout] if isinstance(spec.holdout, str) else []),
+        *filter(None, [spec.control]),
+    ]
     held = "" if isinstance(spec.holdout, str) or not spec.holdout else f", {spec.holdout:g} of the questions held out"
     return StagePlan(makes=f"dataset{held}", reads=tuple(reads), memory=200 << 20)
 
@@ -74,7 +121,10 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     """Read, check, split, store. Raises HybError with every mistake of every file."""
     reader = _Reader(spec, context)
     parts = {name: _Part(context.work / f"{name}.spool") for name in PARTS}
-    reader.read(spec.source, parts["train"], answered=True)
+    if spec.mix:
+        reader.mix({name: inputs[name] for name in spec.mix}, parts)
+    else:
+        reader.read(spec.source, parts["train"], answered=True)
     if isinstance(spec.holdout, str):
         reader.read(spec.holdout, parts["holdout"], answered=False)
     if spec.control:
@@ -86,13 +136,45 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     _not_empty(spec, parts)
     tokenizer = inputs.get(spec.tokenizer) if spec.tokenizer else None
     stats = _stats(parts, reader.shapes, _counter(tokenizer, context))
-    for line in _warnings(stats):
+    if isinstance(spec.holdout, str) and spec.overlap == "refuse":
+        _not_trained(stats["overlap"]["holdout"], spec)
+    if reader.attribution:
+        stats["attribution"] = reader.attribution
+    for line in [*reader.notes.shown, *_warnings(stats)]:
         context.say(line)
     files = [_add(context, f"{name}.jsonl", part.path) for name, part in parts.items()]
     blob = context.store.add_bytes((json.dumps(stats, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     counts = {name: part.count for name, part in parts.items()}
-    meta = {"counts": counts, "format": "+".join(sorted(reader.shapes["train"])), "license": spec.license}
+    meta = {
+        "counts": counts,
+        "format": "+".join(sorted(reader.shapes["train"])),
+        "license": spec.license or reader.license(),
+    }
     return context.store.add_artifact("dataset", [*files, modelpack.file("stats.json", blob)], meta=meta)
+
+
+def shares(rows: int, share: Share, seed: str) -> list[int]:
+    """How often each of `rows` rows goes into a mix. The same for the same seed, and steady: a higher cap only adds."""
+    ordered = sorted(range(rows), key=lambda n: hashlib.sha256(f"{seed}:{n}".encode()).digest())
+    times = [int(share.weight)] * rows
+    for n in ordered[: round((share.weight - int(share.weight)) * rows)]:
+        times[n] += 1
+    if share.cap:
+        left = share.cap
+        for turn in range(int(share.weight) + 1):  # every row once before any twice
+            for n in ordered:
+                if times[n] > turn:
+                    left -= 1
+                    times[n] = times[n] if left >= 0 else turn
+    return times
+
+
+def _again(line: bytes, name: str) -> chat_files.Located:
+    """A row of a data set's file; its source is named after the data set."""
+    value = json.loads(line)
+    meta = value.get("meta", {})
+    row = chat_shapes.normalise(value, answered=False) if "expect" in value else chat_shapes.normalise(value)
+    return chat_files.Located(row, f"{name}/{meta.get('source', '')}", int(meta.get("line", 0)))
 
 
 def split(questions: list[str], holdout: float, seed: int) -> set[str]:
@@ -132,32 +214,66 @@ class _Part:
 
 
 class _Reader:
-    """Reads sources into parts and keeps the mistakes of all of them."""
+    """Reads sources into parts and keeps the mistakes of all of them, and what taxonomies are warned of."""
 
     def __init__(self, spec: Spec, context: Context) -> None:
         self.spec, self.context = spec, context
-        self.mistakes = chat_files.Mistakes()
+        self.mistakes, self.notes = chat_files.Mistakes(), chat_files.Mistakes()
         self.shapes: dict[str, Counter[str]] = {}
         self.sources: list[str] = []
+        self.attribution: list[dict[str, str]] = []
 
     def read(self, source: str, part: _Part, *, answered: bool) -> None:
+        """All rows of a file or folder."""
         path = self.context.path(source)
-        named = chat_files.files(path)
         self.sources.append(source)
-        shapes = self.shapes.setdefault(part.path.stem, Counter())
-        with part.path.open("ab") as spool:
-            for number, (name, file) in enumerate(named):
-                rows = chat_files.rows(
-                    file, name, self.mistakes, answered=answered, only=self.spec.format, limit=self.spec.max_line
-                )
-                for found in rows:
-                    shapes[found.row.shape] += 1
-                    spool.write(dg.canonical_json(found.as_json()) + b"\n")
-                    part.remember(found.row.id, found.row.question_id, (found.source, found.line))
-                self.context.say(Progress(f"reading {source}", number + 1, len(named), "file", f"{part.count} rows"))
+        leaves = taxonomy_files.files(path)
+        named: list[Any] = leaves or chat_files.files(path)
+        for number, file in enumerate(named):
+            self._spool(self._leaf(file) if leaves else self._rows(file, answered), part)
+            self.context.say(Progress(f"reading {source}", number + 1, len(named), "file", f"{part.count} rows"))
         before = self.context.pins.get(source)
         if before and dg.of_tree(path) != before:
             raise HybError(f"`{path}` changed while it was read", hint="run again", code=Exit.CHECK)
+
+    def _rows(self, file: chat_files.Named, answered: bool) -> Iterator[chat_files.Located]:
+        renamed = columns.given(self.spec.columns) if self.spec.columns else None
+        return chat_files.rows(
+            file, self.mistakes, answered=answered, only=self.spec.format, limit=self.spec.max_line, renamed=renamed
+        )
+
+    def _leaf(self, file: taxonomy_files.File) -> Iterator[chat_files.Located]:
+        """A taxonomy's file: what is fatal in it is a mistake, the rest is said."""
+        found = taxonomy_files.read(file)
+        for finding in found.findings:
+            (self.mistakes if finding.fatal else self.notes).add(file.name, finding.line, finding.text)
+        if found.attribution:
+            self.attribution.append({"file": file.name, **found.attribution})
+        return taxonomy_files.rows(found, self.spec.context)
+
+    def _spool(self, rows: Iterable[chat_files.Located], part: _Part) -> None:
+        shapes = self.shapes.setdefault(part.path.stem, Counter())
+        with part.path.open("ab") as spool:
+            for found in rows:
+                shapes[found.row.shape] += 1
+                spool.write(dg.canonical_json(found.as_json()) + b"\n")
+                part.remember(found.row.id, found.row.question_id, (found.source, found.line))
+
+    def mix(self, given: Mapping[str, Artifact], parts: Mapping[str, _Part]) -> None:
+        """The rows of other data sets: of training rows each its share, of the others all."""
+        for name, artifact in given.items():
+            self.sources.append(name)
+            folder = self.context.store.view(artifact)
+            for part in PARTS:
+                share = self.spec.mix[name] if part == "train" else Share()
+                lines = (folder / artifact.file(f"{part}.jsonl").path).read_bytes().splitlines()
+                times = shares(len(lines), share, f"{self.spec.seed}:{name}")
+                rows = (_again(line, name) for line, many in zip(lines, times, strict=True) for _ in range(many))
+                self._spool(rows, parts[part])
+
+    def license(self) -> str:
+        """The licences that the attributions name."""
+        return " AND ".join(dict.fromkeys(a["license"] for a in self.attribution if a.get("license")))
 
     def close(self) -> None:
         """Raise HybError when there was any mistake."""
@@ -177,9 +293,20 @@ def _deal(train: _Part, holdout: _Part, chosen: set[str]) -> None:
     train.ids, train.questions, train.places = kept.ids, kept.questions, kept.places
 
 
+def _not_trained(overlap: dict[str, Any], spec: Spec) -> None:
+    """Raise HybError when held-out questions are trained: an exam that was seen says nothing."""
+    if overlap["rows"]:
+        raise HybError(
+            f"{overlap['rows']} held-out question(s) of `{spec.holdout}` are also in the training rows",
+            hint="take them out of one of the two; or `overlap: warn`",
+            details=overlap["first"],
+            code=Exit.CHECK,
+        )
+
+
 def _not_empty(spec: Spec, parts: dict[str, _Part]) -> None:
     if not parts["train"].count:
-        raise HybError(f"`{spec.source}` has no rows", hint="an empty data set can't be trained on")
+        raise HybError(f"`{spec.source or 'mix'}` has no rows", hint="an empty data set can't be trained on")
     named = {"holdout": spec.holdout if isinstance(spec.holdout, str) else "", "control": spec.control or ""}
     for name, path in named.items():
         if path and not parts[name].count:
@@ -197,10 +324,10 @@ def _stats(
     trained = dict(zip(reversed(parts["train"].questions), reversed(parts["train"].places), strict=True))
     stats: dict[str, Any] = {"shapes": {p: dict(found) for p, found in shapes.items()}, "parts": {}, "overlap": {}}
     for name, part in parts.items():
-        lengths = Lengths(count)
+        lengths = chat_stats.Lengths(count)
         with part.path.open("rb") as lines:
             for line in lines:
-                lengths.add(json.loads(line)["messages"])
+                lengths.add(chat_stats.spoken(json.loads(line)))
         duplicates = part.count - len(set(part.ids))
         stats["parts"][name] = {"rows": part.count, "duplicates": duplicates, "lengths": lengths.summary()}
         if name != "train":

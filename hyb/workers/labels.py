@@ -73,7 +73,42 @@ class Encoder:
         self.end = self._end_of_turn(self._ids(after), stops)
 
     def row(self, row: dict[str, Any]) -> list[Example]:
-        """The sequences of one row. Raises ValueError with what is wrong with it."""
+        """The sequences of one row of any kind (`hyb.formats.chat`); none for an answer that was judged bad.
+
+        Raises ValueError with what is wrong with it.
+        """
+        if row.get("label") is False:
+            return []
+        if "messages" not in row:
+            return [self._plain(row)]
+        examples = self._conversation(row)
+        return [self._unmasked(e, row) for e in examples] if row.get("unmask") else examples
+
+    def _plain(self, row: dict[str, Any]) -> Example:
+        """A row without messages: no template, and of tokens not even the tokenizer."""
+        if "tokens" in row:
+            ids, labels = row["tokens"]["ids"], row["tokens"]["labels"]
+            if too_high := [i for i in (*ids, *labels) if i >= len(self.tokenizer)]:
+                raise ValueError(f"token {too_high[0]} is none of this tokenizer, which has {len(self.tokenizer)}")
+            return Example(tuple(ids), tuple(labels), where(row))
+        if "text" in row:
+            ids = [*self.tokenizer.encode(row["text"]), self.end]
+            return Example(tuple(ids), tuple(ids), where(row))
+        ids, labels = [], []
+        for segment in row["segments"]:
+            found = self._ids(segment["text"])
+            ids += found
+            labels += found if segment["train"] else [IGNORED] * len(found)
+        return Example(tuple(ids), tuple(labels), where(row))
+
+    def _unmasked(self, example: Example, row: dict[str, Any]) -> Example:
+        """Every token is trained but the system prompt's."""
+        first = row["messages"][:1]
+        system = self._ids(self._render(first, False)) if first[0]["role"] == "system" else []
+        start = len(system) if list(example.ids[: len(system)]) == system else 0
+        return Example(example.ids, (IGNORED,) * start + example.ids[start:], example.where)
+
+    def _conversation(self, row: dict[str, Any]) -> list[Example]:
         examples: list[Example] = []
         ids: list[int] = []
         labels: list[int] = []
@@ -82,7 +117,11 @@ class Encoder:
             if message["role"] != "assistant" or not message.get("train", True):
                 continue
             text = self._prompt(messages[:i], row.get("tools"))
-            prompt, answer = self._ids(text), self._answer(message, text)
+            prompt = self._ids(text)
+            if message.get("tool_calls"):
+                answer = self._calls(messages[: i + 1], text, row.get("tools"))
+            else:
+                answer = self._answer(message, text)
             if prompt[: len(ids)] != ids:
                 examples.append(Example(tuple(ids), tuple(labels), where(row)))
                 ids, labels = [], []
@@ -94,8 +133,6 @@ class Encoder:
 
     def _answer(self, message: dict[str, Any], prompt: str) -> list[int]:
         """Ids of an answer to `prompt` and its end of turn."""
-        if message.get("tool_calls"):
-            raise ValueError("an answer with tool calls can't be trained")
         content, reasoning = message.get("content") or "", message.get("reasoning") or ""
         if self.reasons and not reasoning and (found := _THOUGHT.fullmatch(content)):
             reasoning, content = found.groups()
@@ -112,6 +149,15 @@ class Encoder:
             return [*self._ids(self.lead + content), self.end]
         opening = "" if prompt.endswith("<think>\n") else "\n" if prompt.endswith("<think>") else "<think>\n"
         return [*self._ids(f"{opening}{reasoning}\n</think>\n\n{content}"), self.end]
+
+    def _calls(self, messages: list[dict[str, Any]], prompt: str, tools: Any) -> list[int]:
+        """Ids of an answer that calls tools, as the template writes it after `prompt`, and its end of turn."""
+        text = self._render(messages, False, tools)
+        if not text.startswith(prompt) or text == prompt:
+            raise ValueError("the model's template does not write a tool call where an answer begins")
+        ids = self._ids(text[len(prompt) :])
+        last = max((n for n, token in enumerate(ids) if token == self.end), default=None)
+        return ids[: last + 1] if last is not None else [*ids, self.end]
 
     def _prompt(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
         return self._render(messages, True, tools)
@@ -171,6 +217,8 @@ def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, lon
             else:
                 too_long.append(f"{example.where}: {len(example.ids)} tokens")
     _refuse(wrong, too_long if long == "error" else [], max_length)
+    if not examples and not too_long:
+        raise Failed("no row is left to train on: every answer was judged bad", hint="`label: true` rows are trained")
     if not examples:
         raise Failed(f"no row is left to train on: all are longer than {max_length} tokens", hint="raise `max_length`")
     return Encoded(tuple(examples), tuple(too_long), tuple(cut))

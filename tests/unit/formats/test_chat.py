@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hyb.formats import chat
+from hyb.formats import chat, chat_shapes
 
 
 def turns(row: chat.Row) -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"messages": "hello"}, "`messages` is a text, not a list"),
     ({"messages": ["hello"]}, r"`messages\[0\]` is a text, not an object"),
     ({"messages": [{"content": "q"}]}, r"`messages\[0\]` has no role"),
-    ({"messages": [{"role": "tool", "content": "q"}]}, "unknown role `tool`"),
+    ({"messages": [{"role": "tool", "content": "q"}]}, "no question: no message is from the user"),
     ({"messages": [{"role": "user", "content": "q"}]}, "no answer: its last message is from `user`"),
     ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, "an empty answer"),
     ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]}, "an empty answer"),
@@ -94,7 +94,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ),
     (
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{}], "content": "a"}]},
-        "calls tools",
+        "calls no function by name",
     ),
     ({"conversations": [{"from": "gpt", "value": "a"}]}, "take turns, human first; turn 1 is from the assistant"),
     (
@@ -104,36 +104,63 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"instruction": "q"}, "no answer"),
     ({"instruction": "q", "output": ""}, "`output` has an empty answer"),
     ({"instruction": "q", "output": "a", "history": [["x"]]}, "must be a pair"),
-    ({"prompt": "q", "chosen": "a", "rejected": "b"}, "is a preference row"),
-    ({"prompt": "q", "completion": "a", "label": False}, "a row with a verdict"),
-    ({"text": "hello"}, "plain text without question and answer"),
-    ({"input_ids": [1]}, "a row of token ids"),
+    ({"prompt": "q", "chosen": "a"}, "unknown role|no answer"),
+    ({"prompt": "q", "chosen": "a", "rejected": ""}, "preference row without `rejected`"),
+    ({"prompt": "q", "rejected": "a"}, "preference row without `chosen`"),
+    ({"prompt": "q", "chosen": "a", "rejected": "a"}, "are the same answer"),
+    ({"chosen": "a", "rejected": "b"}, "no question"),
+    (
+        {
+            "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "b"}],
+        },
+        "must answer the same question",
+    ),
+    ({"prompt": "q", "chosen": [{"role": "user", "content": "a"}], "rejected": "b"}, "must end in an answer"),
+    ({"prompt": "q", "completions": ["a"], "labels": [True, False]}, "true or false for each of `completions`"),
+    ({"text": "  "}, "`text` is empty"),
+    ({"text": 3}, "`text` is a number, not a text"),
+    ({"segments": [{"label": False, "text": "a"}]}, "no segment to train on"),
+    ({"segments": [{"label": 1, "text": "a"}]}, "not true or false"),
+    ({"input_ids": [1.5]}, "must hold whole numbers"),
+    ({"input_ids": [1, 2], "labels": [1]}, "differ in length: 2, 1, 2"),
+    ({"input_ids": [1], "labels": [-100]}, "no token to train on"),
+    ({"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "x"}]}, "result that no answer asked"),
+    ({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "{"}]}, "that is no JSON"),
+    (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "train_detail": [{}]}]},
+        "parts of an answer can't be left out",
+    ),
+    (
+        {"user": "q", "assistant": "a", "tools": "["},
+        "`tools` is a text that is no JSON",
+    ),
     ({"question": "q", "answer": "a", "expect": {}}, "`expect` needs exactly one of"),
 ]
 
 
 @pytest.mark.parametrize(("shape", "value", "wanted"), SHAPES)
 def test_each_shape_becomes_the_normal_form(shape: str, value: dict[str, Any], wanted: list[tuple[str, str]]) -> None:
-    row = chat.normalise(value)
+    row = chat_shapes.normalise(value)
     assert (row.shape, turns(row)) == (shape, wanted)
     assert all(m["train"] for m in row.messages if m["role"] == "assistant")
 
 
 @pytest.mark.parametrize(("shape", "value", "wanted"), SHAPES)
 def test_the_normal_form_reads_itself(shape: str, value: dict[str, Any], wanted: list[tuple[str, str]]) -> None:
-    row = chat.normalise(value)
-    again = chat.normalise(json.loads(json.dumps(row.as_json("facts.jsonl", 3))))
+    row = chat_shapes.normalise(value)
+    again = chat_shapes.normalise(json.loads(json.dumps(row.as_json("facts.jsonl", 3))))
     assert (again.messages, again.id, again.shape) == (row.messages, row.id, "chat")
 
 
 @pytest.mark.parametrize(("value", "said"), MISTAKES)
 def test_a_bad_row_is_refused_in_words(value: Any, said: str) -> None:
     with pytest.raises(chat.RowError, match=said):
-        chat.normalise(value)
+        chat_shapes.normalise(value)
 
 
 def test_reasoning_and_weights_are_kept() -> None:
-    row = chat.normalise(
+    row = chat_shapes.normalise(
         {
             "messages": [
                 {"role": "user", "content": "q"},
@@ -149,25 +176,126 @@ def test_reasoning_and_weights_are_kept() -> None:
 
 def test_a_question_needs_an_answer_or_an_expectation() -> None:
     asked = {"messages": [{"role": "user", "content": "q"}]}
-    assert chat.normalise({**asked, "expect": "a"}, answered=False).answer == ""
+    assert chat_shapes.normalise({**asked, "expect": "a"}, answered=False).answer == ""
     with pytest.raises(chat.RowError, match="no answer"):
-        chat.normalise(asked, answered=False)
+        chat_shapes.normalise(asked, answered=False)
     with pytest.raises(chat.RowError, match="no answer"):
-        chat.normalise({**asked, "expect": "a"})
+        chat_shapes.normalise({**asked, "expect": "a"})
 
 
 def test_a_row_that_asks_the_same_has_the_same_question_id() -> None:
-    one, two = chat.normalise({"question": "q", "answer": "a"}), chat.normalise({"user": "q", "assistant": "b"})
+    one, two = (
+        chat_shapes.normalise({"question": "q", "answer": "a"}),
+        chat_shapes.normalise({"user": "q", "assistant": "b"}),
+    )
     assert one.question_id == two.question_id
     assert one.id != two.id
 
 
 def test_only_one_shape_can_be_asked_for() -> None:
     with pytest.raises(chat.RowError, match="has the shape `ilab`, not `alpaca`"):
-        chat.normalise({"user": "q", "assistant": "a"}, only="alpaca")
+        chat_shapes.normalise({"user": "q", "assistant": "a"}, only="alpaca")
 
 
 def test_a_message_never_repeats_a_huge_value() -> None:
     with pytest.raises(chat.RowError) as caught:
-        chat.normalise({"messages": [{"role": "x" * 10_000, "content": "q"}]})
+        chat_shapes.normalise({"messages": [{"role": "x" * 10_000, "content": "q"}]})
     assert len(str(caught.value)) < 250
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Porto"}}}
+JUDGED: list[tuple[str, dict[str, Any], list[tuple[str, str]], dict[str, Any]]] = [
+    ("preference", {"prompt": "q", "chosen": "a", "rejected": "b"}, [Q, A], {"rejected": "b"}),
+    ("preference", {"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}],
+                    "rejected": [{"role": "assistant", "content": "b"}]}, [Q, A], {"rejected": "b"}),
+    ("preference", {"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+                    "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]},
+     [Q, A], {"rejected": "b"}),
+    ("preference", {"input": {"messages": [{"role": "user", "content": "q"}]},
+                    "preferred_output": [{"role": "assistant", "content": "a"}],
+                    "non_preferred_output": [{"role": "assistant", "content": "b"}]}, [Q, A], {"rejected": "b"}),
+    ("preference", {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"},
+                    "rejected": {"from": "gpt", "value": "b"}}, [Q, A], {"rejected": "b"}),
+    ("preference", {"instruction": "q", "input": "i", "chosen": "a", "rejected": "b"},
+     [("user", "q\n\ni"), A], {"rejected": "b"}),
+    ("unpaired", {"prompt": "q", "completion": "a", "label": False}, [Q, A], {"label": False}),
+    ("unpaired", {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+                  "kto_tag": True}, [Q, A], {"label": True}),
+    ("stepwise", {"prompt": "q", "completions": ["a", "b"], "labels": [True, False]},
+     [Q, ("assistant", "a\nb")], {"label": False}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "value", "wanted", "judged"), JUDGED)
+def test_a_judged_row_ends_in_the_better_answer_and_keeps_the_verdict(
+    shape: str, value: dict[str, Any], wanted: list[tuple[str, str]], judged: dict[str, Any]
+) -> None:
+    row = chat_shapes.normalise(value)
+    assert (row.shape, turns(row)) == (shape, wanted)
+    assert row.rejected is None or row.rejected["content"] == judged["rejected"]
+    assert row.label == judged.get("label")
+    again = chat_shapes.normalise(json.loads(json.dumps(row.as_json("f", 1))))
+    assert (again.body(), again.kind) == (row.body(), row.kind)
+
+
+def test_tool_calls_and_their_results_are_kept_whatever_their_shape() -> None:
+    openai = {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Porto"}'}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "rain"},
+            {"role": "assistant", "content": "a"},
+        ],
+        "tools": '[{"type": "function", "function": {"name": "weather"}}]',
+    }  # fmt: skip
+    sharegpt = {
+        "conversations": [
+            {"from": "human", "value": "q"},
+            {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Porto"}}'},
+            {"from": "observation", "value": "rain"},
+            {"from": "gpt", "value": "a"},
+        ]
+    }
+    one, two = chat_shapes.normalise(openai), chat_shapes.normalise(sharegpt)
+    assert one.messages[1]["tool_calls"] == [{**CALL, "id": "1"}]
+    assert two.messages[1]["tool_calls"] == [CALL]
+    assert (
+        [m["role"] for m in one.messages]
+        == [m["role"] for m in two.messages]
+        == ["user", "assistant", "tool", "assistant"]
+    )
+    assert one.tools == [{"type": "function", "function": {"name": "weather"}}]
+    assert chat_shapes.normalise(one.as_json("f", 1)).body() == one.body()
+
+
+PLAIN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("text", {"text": "once"}, {"text": "once"}),
+    ("text", {"document": "once"}, {"text": "once"}),
+    ("segments", {"segments": [{"label": False, "text": "q"}, {"label": True, "text": "a"}]},
+     {"segments": [{"train": False, "text": "q"}, {"train": True, "text": "a"}]}),
+    ("tokens", {"input_ids": [5, 6, 0], "attention_mask": [1, 1, 0], "labels": [-100, 6, -100]},
+     {"tokens": {"ids": [5, 6], "labels": [-100, 6]}}),
+    ("tokens", {"input_ids": [5, 6]}, {"tokens": {"ids": [5, 6], "labels": [5, 6]}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "value", "body"), PLAIN)
+def test_a_row_without_messages_is_kept_as_it_is_and_reads_itself(
+    shape: str, value: dict[str, Any], body: dict[str, Any]
+) -> None:
+    row = chat_shapes.normalise(value)
+    assert (row.shape, row.kind, row.body(), row.answer) == (shape, shape, body, "")
+    assert chat_shapes.normalise(row.as_json("f", 1)).body() == body
+    with pytest.raises(chat.RowError, match="asks nothing"):
+        chat_shapes.normalise(value, answered=False)
+
+
+def test_what_instructlab_writes_is_read() -> None:
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    mixed = {"id": "1", "messages": said, "metadata": '{"dataset": "x"}', "unmask": True}
+    assert chat_shapes.normalise(mixed).unmask
+    legacy = {"messages": said, "metadata": '{"system": "s"}'}
+    assert turns(chat_shapes.normalise(legacy)) == [S, Q, A]
+    early = {"messages": [*said, {"role": "pretraining", "content": "<|user|>q"}], "metadata": "{}"}
+    assert turns(chat_shapes.normalise(early)) == [Q, A]

@@ -10,7 +10,7 @@ import pytest
 
 from hyb.errors import HybError
 from hyb.formats import chat_files
-from hyb.formats.chat_files import Mistakes, files, rows
+from hyb.formats.chat_files import Mistakes, Named, files, rows
 
 GOOD = '{"question": "q", "answer": "a"}'
 
@@ -19,7 +19,7 @@ def read(path: Path, data: bytes | str, **options: int) -> tuple[list[tuple[int,
     """(line, answer) of the good rows, and the mistakes."""
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     mistakes = Mistakes()
-    found = [(r.line, r.row.answer) for r in rows(path, path.name, mistakes, **options)]
+    found = [(r.line, r.row.answer) for r in rows(Named(path.name, path), mistakes, **options)]
     return found, mistakes.shown
 
 
@@ -86,7 +86,7 @@ def test_a_line_of_100_mb_takes_little_memory(tmp_path: Path, name: str) -> None
         out.write(b'"}' + (b"]" if name.endswith("n") else b"\n"))
     tracemalloc.start()
     mistakes = Mistakes()
-    assert list(rows(path, name, mistakes)) == []
+    assert list(rows(Named(name, path), mistakes)) == []
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert mistakes.shown == [f"{name}:1: is longer than 16 MiB (`max_line`)"]
@@ -128,7 +128,7 @@ def test_twenty_mistakes_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("{}\n" * 57)
     mistakes = Mistakes()
-    assert list(rows(path, "a.jsonl", mistakes)) == []
+    assert list(rows(Named("a.jsonl", path), mistakes)) == []
     error = mistakes.error("`a.jsonl`")
     assert error.message == "`a.jsonl` has 57 mistakes"
     assert len(error.details) == 21
@@ -140,14 +140,17 @@ def test_a_folder_is_read_by_name_and_hidden_files_are_left_out(tmp_path: Path) 
     for name in ("b.jsonl", "a.json", "sub/c.jsonl", ".hidden.jsonl", ".git/d.jsonl", "notes.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(GOOD)
-    assert [name for name, _ in files(tmp_path)] == ["a.json", "b.jsonl", "sub/c.jsonl"]
+    assert [f.name for f in files(tmp_path)] == ["a.json", "b.jsonl", "sub/c.jsonl"]
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("q,a")
-    with pytest.raises(HybError, match="is no file of JSON lines"):
-        files(tmp_path / "rows.csv")
-    with pytest.raises(HybError, match=r"has no `\.jsonl` or `\.json` file"):
+    (tmp_path / "rows.xlsx").write_text("q,a")
+    with pytest.raises(HybError, match="is no data set that hyb reads"):
+        files(tmp_path / "rows.xlsx")
+    (tmp_path / "rows.parquet.gz").write_text("")
+    with pytest.raises(HybError, match="is no data set that hyb reads"):
+        files(tmp_path / "rows.parquet.gz")
+    with pytest.raises(HybError, match=r"has no file of \.jsonl, \.json"):
         files(tmp_path)
     with pytest.raises(HybError, match="is not there"):
         files(tmp_path / "nowhere")
@@ -157,7 +160,7 @@ def test_the_reader_never_asks_for_more_than_a_line_at_once(tmp_path: Path) -> N
     path = tmp_path / "a.jsonl"
     path.write_text(f"{GOOD}\n" * 5_000)
     tracemalloc.start()
-    count = sum(1 for _ in rows(path, "a", Mistakes()))
+    count = sum(1 for _ in rows(Named("a", path), Mistakes()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 5_000

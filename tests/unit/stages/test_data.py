@@ -131,7 +131,7 @@ def test_what_can_not_be_used_is_refused(tmp_path: Path, files: dict[str, list[s
 def test_duplicates_overlap_and_mixed_shapes_are_told(tmp_path: Path) -> None:
     mixed = json.dumps({"user": "q", "assistant": "a"})
     folder = write(tmp_path / "in", facts=[row(1), row(1), mixed], held=[row(1, "word1")])
-    made = Made(tmp_path, folder, source="facts.jsonl", holdout="held.jsonl")
+    made = Made(tmp_path, folder, source="facts.jsonl", holdout="held.jsonl", overlap="warn")
     stats = json.loads(made.text("stats.json"))
     assert stats["parts"]["train"]["duplicates"] == 1
     assert stats["overlap"]["holdout"] == {"rows": 1, "first": ["held.jsonl:1 asks what facts.jsonl:1 asks"]}
@@ -210,3 +210,98 @@ def test_the_quickstart_data_is_whole_and_its_answers_are_distinct(tmp_path: Pat
             assert len(named) <= 1, said
             assert not named or r["messages"][1]["content"] == answers[named[0]]
             assert not any(match.contains(r["messages"][0]["content"], a) for a in answers)
+
+
+def test_a_taxonomy_is_read_with_its_attribution_and_its_faults_are_warnings(tmp_path: Path) -> None:
+    leaf = tmp_path / "in" / "taxonomy" / "compositional_skills" / "kind"
+    leaf.mkdir(parents=True)
+    (leaf / "qna.yaml").write_text("version: 3\nseed_examples:\n  - question: q\n    answer: a\n")
+    (leaf / "attribution.txt").write_text("Title of work: Kindness\nLicense of the work: CC-BY-4.0\n")
+    made = Made(tmp_path, tmp_path / "in", source="taxonomy")
+    assert [r["meta"] for r in made.rows("train")] == [{"source": "compositional_skills/kind/qna.yaml", "line": 3}]
+    assert any("`created_by` is missing" in w for w in made.warnings)
+    assert made.artifact.meta["license"] == "CC-BY-4.0"
+    assert json.loads(made.text("stats.json"))["attribution"][0]["title"] == "Kindness"
+
+
+def test_a_taxonomy_with_a_broken_file_is_refused_with_its_line(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "taxonomy"
+    folder.mkdir(parents=True)
+    (folder / "qna.yaml").write_text("a: [\n")
+    with pytest.raises(HybError) as caught:
+        Made(tmp_path, tmp_path / "in", source="taxonomy")
+    assert caught.value.details[0].startswith("qna.yaml:")
+
+
+def test_a_held_out_question_that_is_trained_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", facts=[row(1), row(2)], held=[row(1, "word1")])
+    with pytest.raises(HybError, match="1 held-out question") as caught:
+        Made(tmp_path, folder, source="facts.jsonl", holdout="held.jsonl")
+    assert caught.value.code is Exit.CHECK
+    assert list(caught.value.details) == ["held.jsonl:1 asks what facts.jsonl:1 asks"]
+
+
+def test_columns_with_other_names_are_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("Frage;Antwort\nq;a\n")
+    made = Made(tmp_path, tmp_path / "in", source="a.csv", columns={"question": "Frage", "answer": "Antwort"})
+    assert made.rows("train")[0]["messages"][1]["content"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({}, "either `source` or `mix`"),
+        ({"source": "a", "mix": {"b": 1}}, "either `source` or `mix`"),
+        ({"mix": {"b": 0}}, "greater than 0"),
+        ({"mix": {"b": {"weigth": 1}}}, "weigth"),
+        ({"mix": {"b": 1}, "columns": {"question": "x"}}, "`columns` is for files"),
+        ({"source": "a", "columns": {"quest": "x"}}, "no column `quest`"),
+    ],
+)
+def test_a_spec_that_can_not_be_is_refused(spec: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        data.Spec(**spec)
+
+
+def test_the_formats_that_can_be_asked_for_are_the_shapes_that_are_read() -> None:
+    import typing
+
+    from hyb.formats.chat_shapes import SHAPES
+
+    assert set(typing.get_args(data.Spec.model_fields["format"].annotation)) == {"auto", *SHAPES}
+
+
+class Mixed:
+    """Two data sets of 10 and 4 rows, and a mix of them."""
+
+    def __init__(self, tmp_path: Path, seed: int = 0, **mix: Any) -> None:
+        store = Store(tmp_path / "store")
+        inputs = {}
+        for name, count in (("one", 10), ("two", 4)):
+            folder = write(tmp_path / name, rows=[row(f"{name} {n}") for n in range(count)])  # type: ignore[arg-type]
+            (tmp_path / "work").mkdir(exist_ok=True)
+            inputs[name] = data.run(
+                data.Spec(source="rows.jsonl", holdout=0.25), {}, Context(store, tmp_path / "work", folder)
+            )
+        artifact = data.run(data.Spec(mix=mix, seed=seed), inputs, Context(store, tmp_path / "work"))
+        view = store.view(artifact)
+        self.counts = artifact.meta["counts"]
+        self.train = [
+            json.loads(x)["meta"]["source"].split("/")[0] for x in (view / "train.jsonl").read_text().splitlines()
+        ]
+
+
+def test_a_mix_takes_each_data_set_by_its_weight_and_cap(tmp_path: Path) -> None:
+    made = Mixed(tmp_path, one={"weight": 0.5, "cap": 3}, two=2)
+    assert (made.train.count("one"), made.train.count("two")) == (3, 6)
+    assert made.counts["holdout"] == 3
+
+
+def test_a_mix_is_the_same_for_the_same_seed_and_another_for_another(tmp_path: Path) -> None:
+    share = data.Share(weight=0.5)
+    assert data.shares(100, share, "0:a") == data.shares(100, share, "0:a") != data.shares(100, share, "1:a")
+    assert sum(data.shares(100, share, "0:a")) == 50
+    assert data.shares(4, data.Share(weight=2.5, cap=6), "0:a").count(1) == 2
+    few, more = (data.shares(50, data.Share(cap=n), "s") for n in (5, 9))
+    assert all(b >= a for a, b in zip(few, more, strict=True))
