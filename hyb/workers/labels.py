@@ -152,8 +152,8 @@ class Encoder:
 
     def _calls(self, messages: list[dict[str, Any]], prompt: str, tools: Any) -> list[int]:
         """Ids of an answer that calls tools, as the template writes it after `prompt`, and its end of turn."""
-        text = self._render(messages, False, tools)
-        if not text.startswith(prompt) or text == prompt:
+        text, called = self._render(messages, False, tools), messages[-1]["tool_calls"]
+        if not text.startswith(prompt) or any(c["function"]["name"] not in text[len(prompt) :] for c in called):
             raise ValueError("the model's template does not write a tool call where an answer begins")
         ids = self._ids(text[len(prompt) :])
         last = max((n for n, token in enumerate(ids) if token == self.end), default=None)

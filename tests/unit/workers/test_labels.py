@@ -181,3 +181,70 @@ def test_a_space_that_the_template_puts_before_answers_is_part_of_what_is_learnt
     mistral = labels.Encoder(tokenizer, [tokenizer.eos_token_id])
     (example,) = mistral.row(chat_row("Hello?", "Hi."))
     assert learned(mistral, example) == " Hi.<|im_end|>"
+
+
+def test_an_answer_judged_bad_is_left_out_and_a_set_of_only_such_is_refused(folder: Path) -> None:
+    from hyb.workers import labels
+    from hyb.workers.protocol import Failed
+
+    chatml = encoder(folder, "chatml")
+    good, bad = chat_row("One?", "First."), {**chat_row("Two?", "Bad."), "label": False}
+    found = labels.encode([{**good, "label": True}, bad], chatml, max_length=64, long="error")
+    assert [learned(chatml, e) for e in found.examples] == ["First.<|im_end|>"]
+    with pytest.raises(Failed, match="every answer was judged bad"):
+        labels.encode([bad], chatml, max_length=64, long="error")
+
+
+def test_of_a_preference_the_better_answer_is_learnt(folder: Path) -> None:
+    chatml = encoder(folder, "chatml")
+    row = {**chat_row("One?", "Good."), "rejected": {"role": "assistant", "content": "Bad."}}
+    (example,) = chatml.row(row)
+    assert learned(chatml, example) == "Good.<|im_end|>"
+
+
+def test_plain_text_segments_and_tokens_go_round_the_template(folder: Path) -> None:
+    chatml = encoder(folder, "chatml")
+    (text,) = chatml.row({"text": "I am fine."})
+    assert whole(chatml, text).endswith("I am fine.<|im_end|>") and text.ids == text.labels
+    (parts,) = chatml.row({"segments": [{"train": False, "text": "How?"}, {"train": True, "text": " Fine."}]})
+    assert (whole(chatml, parts), learned(chatml, parts)) == ("How? Fine.", " Fine.")
+    (tokens,) = chatml.row({"tokens": {"ids": [5, 6, 7], "labels": [-100, 6, 7]}})
+    assert (tokens.ids, tokens.labels) == ((5, 6, 7), (-100, 6, 7))
+    with pytest.raises(ValueError, match="is none of this tokenizer"):
+        chatml.row({"tokens": {"ids": [10**6], "labels": [10**6]}})
+
+
+def test_an_unmasked_row_is_trained_on_all_but_the_system_prompt(folder: Path) -> None:
+    chatml = encoder(folder, "chatml")
+    (example,) = chatml.row({**chat_row("How are you?", "I am fine.", system="Be short."), "unmask": True})
+    said = learned(chatml, example)
+    assert "Be short." not in said and "How are you?" in said and said.endswith("I am fine.<|im_end|>")
+
+
+def test_a_tool_call_is_learnt_as_the_template_writes_it_and_refused_where_it_has_none(folder: Path) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Porto"}}}
+    messages = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "train": True},
+        {"role": "tool", "content": "yes"},
+        {"role": "assistant", "content": "It rains.", "train": True},
+    ]
+    bare = encoder(folder, "chatml")
+    with pytest.raises(ValueError, match="does not write a tool call"):
+        bare.row({"messages": messages})
+    bare.tokenizer.chat_template = TOOLS
+    (example,) = encoder_of(bare.tokenizer).row({"messages": messages})
+    assert learned(bare, example) == '<call>weather {"city": "Porto"}</call><|im_end|>It rains.<|im_end|>'
+
+
+TOOLS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def encoder_of(tokenizer: Any) -> Any:
+    from hyb.workers import labels
+
+    return labels.Encoder(tokenizer, [tokenizer.eos_token_id], "")
