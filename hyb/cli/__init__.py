@@ -58,6 +58,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
+        "generate": ("data_generate", "Have a teacher model write questions and answers about documents"),
         "lint": ("data_lint", "Check an InstructLab taxonomy, every rule with its line"),
     },
     "link": {},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from hyb.artifact import Artifact, File
 from hyb.errors import Exit, HybError
 from hyb.formats import chat_files, chat_shapes, chat_stats, columns, modelpack, taxonomy_files
 from hyb.progress import Progress
+from hyb.serving.client import Client
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
 
 SUMMARY = "read chat data, check it, and split it into training, held-out and control questions"
@@ -45,6 +47,32 @@ class Share(BaseModel):
     @classmethod
     def _number(cls, value: Any) -> Any:
         return {"weight": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+class Generate(BaseModel):
+    """How a teacher writes questions and answers about `source`: a taxonomy, or Markdown and text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    teacher: str = Field(min_length=1)
+    """A model being served on this machine (`hyb ps`), or the URL of an OpenAI-compatible API; its key is in the file
+    named by HYB_TEACHER_KEY_FILE, or in HYB_API_KEY."""
+    model: str = ""
+    """The model to ask for; the first that the server lists when empty."""
+    count: int = Field(default=3, ge=1, le=50)
+    """Pairs asked for, a passage or a skill."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    max_tokens: int = Field(default=1024, ge=16)
+    parallel: int = Field(default=8, ge=1, le=256)
+    """Requests at once."""
+    timeout: float = Field(default=300, gt=0)
+    """Seconds of silence after which a request is given up."""
+    grounded: float = Field(default=0.6, ge=0, le=1)
+    """Least share of an answer's words that its passage must have."""
+    verify: bool = False
+    """Have the teacher check each answer against its passage, too."""
+    seeds: bool = True
+    """The taxonomy's own examples are rows, too."""
 
 
 class Spec(StageSpec):
@@ -69,6 +97,10 @@ class Spec(StageSpec):
     """Unusual column names: `{question: Frage, answer: Antwort}`; `a.b` is `b` within `a`."""
     context: taxonomy_files.Context = "auto"
     """Whether a taxonomy's questions come with their context: `auto` does so for skills, not for knowledge."""
+    generate: Generate | None = None
+    """Have a teacher model write rows about `source`, which then holds texts or a taxonomy."""
+    prompts: Annotated[str, Source("path")] = ""
+    """A folder with prompts (`knowledge.txt`, `skill.txt`, `verify.txt`) in place of hyb's own."""
     overlap: Literal["refuse", "warn"] = "refuse"
     """What happens when a held-out question of a file of its own is among the training rows."""
     max_line: int = Field(default=chat_files.MAX_LINE, ge=1 << 10, le=1 << 30)
@@ -101,6 +133,10 @@ class Spec(StageSpec):
     def _one_origin(self) -> Spec:
         if bool(self.source) == bool(self.mix):
             raise ValueError("give either `source` or `mix`")
+        if self.generate and self.mix:
+            raise ValueError("`generate` writes about a `source`, not about a `mix`")
+        if self.prompts and not self.generate:
+            raise ValueError("`prompts` are for `generate`")
         if self.mix and self.columns:
             raise ValueError("`columns` is for files; the data sets of a `mix` have hyb's own form")
         return self
@@ -114,7 +150,8 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:  # noqa: ARG001
         *filter(None, [spec.control]),
     ]
     held = "" if isinstance(spec.holdout, str) or not spec.holdout else f", {spec.holdout:g} of the questions held out"
-    return StagePlan(makes=f"dataset{held}", reads=tuple(reads), memory=200 << 20)
+    opens = (f"the teacher `{spec.generate.teacher}`",) if spec.generate else ()
+    return StagePlan(makes=f"dataset{held}", reads=tuple(reads), opens=opens, memory=200 << 20)
 
 
 def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
@@ -123,6 +160,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     parts = {name: _Part(context.work / f"{name}.spool") for name in PARTS}
     if spec.mix:
         reader.mix({name: inputs[name] for name in spec.mix}, parts)
+    elif spec.generate:
+        reader.generate(spec.generate, parts["train"])
     else:
         reader.read(spec.source, parts["train"], answered=True)
     if isinstance(spec.holdout, str):
@@ -138,6 +177,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     stats = _stats(parts, reader.shapes, _counter(tokenizer, context))
     if isinstance(spec.holdout, str) and spec.overlap == "refuse":
         _not_trained(stats["overlap"]["holdout"], spec)
+    if reader.generated:
+        stats["generated"] = reader.generated
     if reader.attribution:
         stats["attribution"] = reader.attribution
     for line in [*reader.notes.shown, *_warnings(stats)]:
@@ -222,6 +263,7 @@ class _Reader:
         self.shapes: dict[str, Counter[str]] = {}
         self.sources: list[str] = []
         self.attribution: list[dict[str, str]] = []
+        self.generated: dict[str, Any] = {}
 
     def read(self, source: str, part: _Part, *, answered: bool) -> None:
         """All rows of a file or folder."""
@@ -258,6 +300,41 @@ class _Reader:
                 shapes[found.row.shape] += 1
                 spool.write(dg.canonical_json(found.as_json()) + b"\n")
                 part.remember(found.row.id, found.row.question_id, (found.source, found.line))
+
+    def generate(self, asked: Generate, part: _Part) -> None:
+        """Rows that a teacher writes about the source, behind the taxonomy's own."""
+        from hyb.serving import endpoint
+        from hyb.teacher import generate, prompts, sources
+
+        context, path = self.context, self.context.path(self.spec.source)
+        self.sources.append(self.spec.source)
+        told = prompts.read(context.path(self.spec.prompts) if self.spec.prompts else None)
+        topics = sources.read(path, context.store.root / "cache", offline=context.offline)
+        key = os.environ.get("HYB_TEACHER_KEY_FILE")
+        found = endpoint.find(asked.teacher, os.environ, key_file=Path(key) if key else None, offline=context.offline)
+        with Client(found.address, timeout=asked.timeout) as client:
+            model = found.model(client, asked.model)
+        wish = generate.Wish(
+            model, asked.count, asked.temperature, asked.max_tokens, self.spec.seed, asked.parallel, asked.timeout,
+            asked.verify, asked.grounded,
+        )  # fmt: skip
+        rows, report = generate.rows(
+            topics, found.address, told, wish, context.store.root / "cache" / "teacher",
+            lambda task, done, total: context.say(Progress(task, done, total, "request")),
+        )  # fmt: skip
+        if asked.seeds:
+            for file in taxonomy_files.files(path):
+                self._spool(self._leaf(file), part)
+        if not rows and not part.count:
+            details = generate.told_dropped(report.dropped)
+            raise HybError(f"`{self.spec.source}` has no rows: nothing that the teacher wrote is kept", details=details,
+                           hint="see what it writes with `hyb chat`; or another model, or other `prompts`")  # fmt: skip
+        self._spool(rows, part)
+        self.generated = {**report.as_json(), "model": model, "prompts": told.digest}
+        context.record("teacher_answers_from_cache", report.cached)
+        for line in generate.told_dropped(report.dropped):
+            context.say(line)
+        context.say(f"{report.kept} of {report.pairs} pairs about {report.topics} passages are kept")
 
     def mix(self, given: Mapping[str, Artifact], parts: Mapping[str, _Part]) -> None:
         """The rows of other data sets: of training rows each its share, of the others all."""

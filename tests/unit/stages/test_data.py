@@ -184,7 +184,7 @@ def test_a_holdout_is_a_number_or_a_path() -> None:
     assert data.Spec(source="a", holdout="0.2").holdout == 0.2
     assert data.Spec(source="a", holdout=0).holdout == 0.0
     assert data.Spec(source="a", holdout="data/held.jsonl").holdout == "data/held.jsonl"
-    assert set(sources(data.Spec)) == {"source", "holdout", "control"}
+    assert set(sources(data.Spec)) == {"source", "holdout", "control", "prompts"}
 
 
 def test_the_plan_is_made_without_reading_anything() -> None:

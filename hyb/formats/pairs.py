@@ -1,0 +1,68 @@
+"""What a teacher wrote → questions with answers. Pure; nothing that it may write raises.
+
+Teachers are asked for JSON lines and write arrays, fences, thoughts before them, `Q:`/`A:`, or half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hyb.formats import match
+
+_QUESTION, _ANSWER = ("question", "q", "instruction", "pergunta"), ("answer", "a", "response", "output", "resposta")
+_LABELLED = re.compile(
+    r"^[\W\d]*(?:Q(?:uestion)?|P(?:ergunta)?)\W*\d*\s*[:.)]\s*(?P<q>.+?)\n+[\W\d]*(?:A(?:nswer)?|R(?:esposta)?)\W*\d*\s*[:.)]\s*"
+    r"(?P<a>.+?)(?=\n[\W\d]*(?:Q(?:uestion)?|P(?:ergunta)?)\W*\d*\s*[:.)]|\Z)",
+    re.MULTILINE | re.DOTALL | re.IGNORECASE,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question with its answer."""
+
+    question: str
+    answer: str
+
+
+def parse(text: str) -> list[Pair]:
+    """The pairs in a teacher's answer, in order; none when there are none."""
+    _, said = match.split_thinking(text, opened=False)
+    found = [pair for value in _values(said) for pair in _pairs(value)]
+    if not found:
+        found = [Pair(m["q"].strip(), m["a"].strip()) for m in _LABELLED.finditer(said)]
+    return [p for p in found if p.question and p.answer]
+
+
+def _values(text: str) -> Iterator[Any]:
+    """Every JSON object or array that stands in a text, whatever is around it."""
+    decoder = json.JSONDecoder()
+    place = 0
+    while found := re.compile(r"[\[{]").search(text, place):
+        try:
+            value, place = decoder.raw_decode(text, found.start())
+        except (ValueError, RecursionError):
+            place = found.start() + 1
+            continue
+        yield value
+
+
+def _pairs(value: Any) -> Iterator[Pair]:
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, (dict, list)):
+                yield from _pairs(item)
+    elif isinstance(value, dict):
+        lower = {str(k).lower(): v for k, v in value.items()}
+        question = next((lower[k] for k in _QUESTION if isinstance(lower.get(k), str)), "")
+        answer = next((lower[k] for k in _ANSWER if isinstance(lower.get(k), (str, int, float))), "")
+        if question and answer != "":
+            yield Pair(question.strip(), str(answer).strip())
+            return
+        for inner in lower.values():
+            if isinstance(inner, (list, dict)):
+                yield from _pairs(inner)

@@ -1,0 +1,277 @@
+"""A teacher over real HTTP on loopback: good, slow, full, broken, and speaking of something else."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyb.errors import Exit, HybError
+from hyb.serving.client import Address
+from hyb.stages import data
+from hyb.stages.base import Context
+from hyb.store import Store
+from hyb.teacher import ask as asking
+from hyb.teacher import prompts, sources
+
+pytestmark = pytest.mark.socket
+
+Reply = Callable[[dict[str, Any], int], tuple[int, bytes]]
+TEXT = (
+    "# Nimbrel\n\nThe Nimbrel company was founded in 2009 by Tamsin Okereke in Lisbon. "
+    "Its mascot is an otter called Quillow.\n"
+)
+
+
+def chat(text: str) -> tuple[int, bytes]:
+    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+
+def good(body: dict[str, Any], _: int) -> tuple[int, bytes]:
+    prompt = body["messages"][0]["content"]
+    if "yes or no" in prompt:
+        return chat("No." if "2009" in prompt.split("Question:")[1] else "Yes.")
+    pairs = [
+        {"question": "Who founded Nimbrel?", "answer": "Tamsin Okereke founded Nimbrel."},
+        {"question": "When was Nimbrel founded?", "answer": "Nimbrel was founded in 2009."},
+        {"question": "When was Nimbrel founded?", "answer": "In 2009."},
+        {"question": "What is the mascot of Nimbrel?", "answer": "A dragon of gold and silver."},
+    ]
+    return chat("\n".join(map(json.dumps, pairs)))
+
+
+class Teacher:
+    """An HTTP server; `reply` says what it answers, `asked` what it was asked."""
+
+    def __init__(self) -> None:
+        teacher = self
+        self.reply: Reply = good
+        self.asked: list[dict[str, Any]] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._send(200, b'{"data": [{"id": "big"}]}')
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                teacher.asked.append(body)
+                self._send(*teacher.reply(body, len(teacher.asked)))
+
+            def _send(self, status: int, data: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teacher]:
+    monkeypatch.setattr(asking, "PAUSE", 0.01)
+    made = Teacher()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+class Made:
+    """What the stage gave for a folder with one text."""
+
+    def __init__(self, tmp_path: Path, teacher: Teacher, **generate: Any) -> None:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / "a.md").write_text(TEXT)
+        (tmp_path / "work").mkdir(exist_ok=True)
+        self.said: list[Any] = []
+        store = Store(tmp_path / "store")
+        spec = data.Spec(source="in", generate={"teacher": teacher.url, **generate})
+        artifact = data.run(spec, {}, Context(store, tmp_path / "work", tmp_path, say=self.said.append))
+        view = store.view(artifact)
+        self.rows = [json.loads(x) for x in (view / "train.jsonl").read_text().splitlines()]
+        self.report = json.loads((view / "stats.json").read_text())["generated"]
+
+    @property
+    def questions(self) -> list[str]:
+        return [r["messages"][0]["content"] for r in self.rows]
+
+
+def test_what_the_text_bears_out_is_kept_and_the_rest_counted_by_reason(tmp_path: Path, teacher: Teacher) -> None:
+    made = Made(tmp_path, teacher, count=4)
+    assert made.questions == ["Who founded Nimbrel?", "When was Nimbrel founded?"]
+    assert made.rows[0]["meta"] == {"source": "a.md", "line": 3}
+    assert made.report["dropped"] == {"asked already": 1, "is not in the text": 1}
+    assert made.report["examples"]["is not in the text"][0]["answer"] == "A dragon of gold and silver."
+    assert (made.report["model"], made.report["prompts"]) == ("big", prompts.read(None).digest)
+    assert "4 different questions" in teacher.asked[0]["messages"][0]["content"]
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path, teacher: Teacher) -> None:
+    first = Made(tmp_path, teacher)
+    second = Made(tmp_path, teacher, grounded=0.1)
+    assert len(teacher.asked) == 1 and len(second.rows) >= len(first.rows)
+    Made(tmp_path, teacher, count=7)
+    assert len(teacher.asked) == 2
+
+
+def test_the_teacher_may_be_asked_to_stand_by_its_answers(tmp_path: Path, teacher: Teacher) -> None:
+    made = Made(tmp_path, teacher, verify=True)
+    assert made.questions == ["Who founded Nimbrel?"]
+    assert made.report["dropped"]["the teacher does not stand by it"] == 1
+
+
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_a_teacher_that_is_full_for_a_moment_is_asked_again(tmp_path: Path, teacher: Teacher, status: int) -> None:
+    teacher.reply = lambda body, n: good(body, n) if n > 1 else (status, b'{"error": {"message": "later"}}')
+    assert len(Made(tmp_path, teacher).rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((200, b"<html>Sign in to the network</html>"), "teacher: no answer"),
+        ((200, b'{"choices": [{"mess'), "teacher: no answer"),
+        ((200, b'{"choices": []}'), "teacher: no answer"),
+        (chat('{"question": "Who founded Nimb'), "teacher: no question and answer in what it wrote"),
+        (chat("I'd rather talk about cats."), "teacher: no question and answer in what it wrote"),
+        (chat('{"question": "Who is a cat?", "answer": "Cats purr."}'), "is not in the text"),
+        (chat('{"question": "...", "answer": "..."}'), "is the form, not filled in"),
+    ],
+)
+def test_a_teacher_that_answers_badly_gives_no_row_and_the_reason(
+    tmp_path: Path, teacher: Teacher, reply: tuple[int, bytes], reason: str
+) -> None:
+    teacher.reply = lambda body, n: reply
+    with pytest.raises(HybError, match="has no rows") as caught:
+        Made(tmp_path, teacher)
+    assert any(reason in d for d in caught.value.details), caught.value.details
+
+
+def test_a_teacher_that_never_answers_ends_the_run(tmp_path: Path, teacher: Teacher) -> None:
+    teacher.reply = lambda body, n: (500, b"{}")
+    asked = [asking.Request(f"p{n}", {}) for n in range(20)]
+    with pytest.raises(HybError, match="does not answer") as caught:
+        asking.ask(Address(teacher.url), asked, tmp_path, parallel=4, timeout=5)
+    assert caught.value.code is Exit.BELOW
+
+
+def test_a_slow_teacher_is_given_up_after_its_time(tmp_path: Path, teacher: Teacher) -> None:
+    ended = threading.Event()
+
+    def slow(body: dict[str, Any], _: int) -> tuple[int, bytes]:
+        ended.wait(20)
+        return chat("")
+
+    teacher.reply = slow
+    try:
+        (answer,) = asking.ask(Address(teacher.url), [asking.Request("p", {})], tmp_path, parallel=1, timeout=0.1)
+    finally:
+        ended.set()
+    assert "no answer in time" in answer.error
+
+
+def test_half_a_cached_answer_is_asked_again(tmp_path: Path, teacher: Teacher) -> None:
+    request = asking.Request("p", {})
+    asking.ask(Address(teacher.url), [request], tmp_path, parallel=1, timeout=5)
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"te')
+    asking.ask(Address(teacher.url), [request], tmp_path, parallel=1, timeout=5)
+    assert len(teacher.asked) == 2 and json.loads(kept.read_text())["text"]
+
+
+def test_a_teacher_elsewhere_is_not_asked_offline(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(TEXT)
+    spec = data.Spec(source="a.md", generate={"teacher": "http://teacher.example.com/v1"})
+    with pytest.raises(HybError) as caught:
+        data.run(spec, {}, Context(Store(tmp_path / "store"), tmp_path, tmp_path, offline=True))
+    assert caught.value.code is Exit.OFFLINE
+
+
+def test_own_prompts_take_the_place_of_hybs_and_a_wrong_field_is_named(tmp_path: Path) -> None:
+    (tmp_path / "knowledge.txt").write_text("Ask of {passage}: {{}}")
+    found = prompts.read(tmp_path)
+    assert found.fill("knowledge", passage="{x}") == "Ask of {x}: {}"
+    assert found.texts["skill"] == prompts.read(None).texts["skill"] and found.digest != prompts.read(None).digest
+    (tmp_path / "knowledge.txt").write_text("{pasage} {0}")
+    with pytest.raises(HybError) as caught:
+        prompts.read(tmp_path)
+    assert len(caught.value.details) == 2
+    with pytest.raises(HybError, match="can't be used"):
+        prompts.read(tmp_path / "nowhere")
+
+
+KNOWLEDGE = """\
+version: 3
+created_by: me
+domain: d
+document_outline: o
+document:
+  {document}
+  patterns: ["*.md"]
+seed_examples:
+  - context: c
+    questions_and_answers:
+      - question: Example question?
+        answer: Example answer.
+"""
+
+
+def test_a_knowledges_documents_lie_near_it_and_its_examples_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text(TEXT)
+    (tmp_path / "docs" / "b.txt").write_text(TEXT)
+    (tmp_path / "qna.yaml").write_text(KNOWLEDGE.format(document="path: docs"))
+    (topic,) = sources.read(tmp_path, tmp_path / "cache", offline=True)
+    assert (topic.source, topic.line, topic.examples[0].question) == ("a.md", 3, "Example question?")
+
+
+def test_a_knowledges_documents_come_from_git_once_and_never_offline(tmp_path: Path) -> None:
+    from hyb import engine
+
+    repo, cache = tmp_path / "repo", tmp_path / "cache"
+    (repo / "sub").mkdir(parents=True)
+    (repo / "sub" / "a.md").write_text(TEXT)
+    quiet = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], ["add", "."], [*quiet, "commit", "-qm", "x"]):
+        engine.run(["git", "-C", str(repo), *command])
+    commit = engine.run(["git", "-C", str(repo), "rev-parse", "HEAD"]).stdout.decode().strip()
+    (tmp_path / "qna.yaml").write_text(KNOWLEDGE.format(document=f"repo: file://{repo}\n  commit: {commit}"))
+    with pytest.raises(HybError) as caught:
+        sources.read(tmp_path / "qna.yaml", cache, offline=True)
+    assert caught.value.code is Exit.OFFLINE
+    (topic,) = sources.read(tmp_path / "qna.yaml", cache, offline=False)
+    assert topic.source == "sub/a.md"
+    assert sources.read(tmp_path / "qna.yaml", cache, offline=True) == [topic]
+
+
+@pytest.mark.parametrize("repo", ["--upload-pack=touch /tmp/x", "ext::sh -c true"])
+def test_a_repository_that_is_a_command_is_refused(tmp_path: Path, repo: str) -> None:
+    with pytest.raises(HybError, match="is no repository"):
+        sources.fetch(repo, "a" * 40, tmp_path, offline=False)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.md").write_text(TEXT)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.md").symlink_to(tmp_path / "secret.md")
+    with pytest.raises(HybError, match="no passage"):
+        sources.read(tmp_path / "in", tmp_path / "cache", offline=True)
+
+
+def test_a_pdf_that_is_none_is_an_error_in_words(tmp_path: Path) -> None:
+    pytest.importorskip("pypdf")
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4 nothing")
+    with pytest.raises(HybError, match="can't be read as PDF"):
+        sources.read(tmp_path, tmp_path / "cache", offline=True)
