@@ -5,6 +5,7 @@ Pure and deterministic: the same points give the same bytes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -56,8 +57,9 @@ def svg(losses: Sequence[float], title: str = "Training loss", *, first_step: in
 def smoothed(values: Sequence[float], share: float = 0.1) -> list[float]:
     """The running mean over a window of `share` of all values, centred and cut at the ends."""
     reach = max(1, round(len(values) * share / 2))
-    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [sum(w) / len(w) for w in windows]
+    sums = [0.0, *itertools.accumulate(values)]  # a window's sum is the difference of two: one pass, however wide
+    ends = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in ends]
 
 
 def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> list[float]:

@@ -13,6 +13,9 @@ from typing import Any
 
 from hyb.formats import match
 
+TRIES = 200
+"""Brackets that open no JSON after which a text is left alone: each costs a reading of what follows."""
+_OPENING = re.compile(r"[\[{]")
 _QUESTION, _ANSWER = ("question", "q", "instruction", "pergunta"), ("answer", "a", "response", "output", "resposta")
 _LABELLED = re.compile(
     r"^[\W\d]*(?:Q(?:uestion)?|P(?:ergunta)?)\W*\d*\s*[:.)]\s*(?P<q>.+?)\n+[\W\d]*(?:A(?:nswer)?|R(?:esposta)?)\W*\d*\s*[:.)]\s*"
@@ -41,12 +44,12 @@ def parse(text: str) -> list[Pair]:
 def _values(text: str) -> Iterator[Any]:
     """Every JSON object or array that stands in a text, whatever is around it."""
     decoder = json.JSONDecoder()
-    place = 0
-    while found := re.compile(r"[\[{]").search(text, place):
+    place = failed = 0
+    while failed < TRIES and (found := _OPENING.search(text, place)):
         try:
             value, place = decoder.raw_decode(text, found.start())
         except (ValueError, RecursionError):
-            place = found.start() + 1
+            place, failed = found.start() + 1, failed + 1
             continue
         yield value
 

@@ -77,4 +77,4 @@ def test_an_answer_is_grounded_in_its_passage_or_not(question: str, answer: str,
 
 def test_case_accents_and_forms_of_a_word_do_not_matter() -> None:
     assert grounded.share("OS ARQUIVOS FORAM ENVIADOS", "o arquivo foi enviado") == 1
-    assert grounded.share("The dogs were walking", "a dog walks") == 1
+    assert grounded.share("The birds were walking", "a bird walks") == 1
