@@ -60,6 +60,8 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
         "generate": ("data_generate", "Have a teacher model write questions and answers about documents"),
         "lint": ("data_lint", "Check an InstructLab taxonomy, every rule with its line"),
+        "preview": ("data_preview", "Show what a model sees, and which tokens are trained"),
+        "stats": ("data_stats", "Show lengths, duplicates, contamination, languages"),
     },
     "link": {},
 }

@@ -27,6 +27,7 @@ from hyb.formats import chat_files, chat_shapes, chat_stats, columns, modelpack,
 from hyb.progress import Progress
 from hyb.serving.client import Client
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
+from hyb.store import Store
 
 SUMMARY = "read chat data, check it, and split it into training, held-out and control questions"
 REVISION = 1
@@ -174,7 +175,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         _deal(parts["train"], parts["holdout"], chosen)
     _not_empty(spec, parts)
     tokenizer = inputs.get(spec.tokenizer) if spec.tokenizer else None
-    stats = _stats(parts, reader.shapes, _counter(tokenizer, context))
+    stats = _stats(parts, reader.shapes, counter(tokenizer, context.store) if tokenizer else None)
     if isinstance(spec.holdout, str) and spec.overlap == "refuse":
         _not_trained(stats["overlap"]["holdout"], spec)
     if reader.generated:
@@ -433,14 +434,12 @@ def _warnings(stats: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _counter(model: Artifact | None, context: Context) -> Callable[[str], int] | None:
-    """How many tokens a text has for `model`, or None without one."""
-    if model is None:
-        return None
+def counter(model: Artifact, store: Store) -> Callable[[str], int]:
+    """How many tokens a text has for `model`. Raises HybError where the package `tokenizers` is missing."""
     engine.require(["tokenizers"], "tune", "data")
     from tokenizers import Tokenizer
 
-    path = context.store.view(model) / model.file("tokenizer.json").path
+    path = store.view(model) / model.file("tokenizer.json").path
     tokenizer = Tokenizer.from_file(str(path))
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 

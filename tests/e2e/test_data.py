@@ -1,0 +1,68 @@
+"""`hyb data …` as a program: a look at a data set before training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.hyb import Hyb
+from tests.need import need
+from tests.tiny import tiny_model
+
+
+@pytest.fixture
+def hyb(tmp_path: Path) -> Hyb:
+    made = Hyb(tmp_path / "home")
+    made.home.mkdir()
+    return made
+
+
+def facts(folder: Path) -> Path:
+    rows = [{"question": f"What is fact {n}?", "answer": f"Fact {n} is word{n}."} for n in range(20)]
+    path = folder / "facts.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def test_a_preview_shows_the_template_and_what_is_trained(hyb: Hyb, tmp_path: Path) -> None:
+    need("torch", "transformers")
+    tiny_model(tmp_path / "model", "llama", pad_is_eos=True)
+    hyb.ok("pull", f"file:{tmp_path / 'model'}", "--name", "tiny")
+    shown = hyb.ok("data", "preview", str(facts(tmp_path)), "--model", "tiny", "--mask", "--row", "3", "--count", "1")
+    assert "<|im_start|>user\nWhat is fact 2?<|im_end|>" in shown
+    assert "⟦Fact 2 is word2.<|im_end|>⟧" in shown
+    rows = hyb.json("data", "preview", "facts", "--model", "tiny", "--count", "2")
+    assert len(rows) == 2
+    tokens = rows[0]["sequences"][0]
+    assert "".join(text for _, text, _ in tokens).endswith("Fact 0 is word0.<|im_end|>")
+    assert "".join(text for _, text, trained in tokens if trained) == "Fact 0 is word0.<|im_end|>"
+    assert "is none that can be" in hyb.fails(2, "data", "preview", "facts", "--model", "tiny", "--row", "0")
+    assert "has no train row 99" in hyb.fails(3, "data", "preview", "facts", "--model", "tiny", "--row", "99")
+
+
+def test_stats_are_shown_of_a_path_and_of_a_data_set(hyb: Hyb, tmp_path: Path) -> None:
+    assert "train: 20 rows (20 chat)" in hyb.ok("data", "stats", str(facts(tmp_path)))
+    assert hyb.json("data", "stats", "facts")["train"]["rows"] == 20
+    assert "called `nothing`" in hyb.fails(3, "data", "stats", "nothing")
+
+
+def test_a_lint_of_a_good_taxonomy_is_quiet_and_of_a_bad_one_ends_with_4(hyb: Hyb, tmp_path: Path) -> None:
+    leaf = tmp_path / "taxonomy" / "compositional_skills" / "kind"
+    leaf.mkdir(parents=True)
+    good = "version: 3\ncreated_by: me\ntask_description: t\nseed_examples:\n"
+    good += "".join(f"  - question: q{n}\n    answer: a{n}\n" for n in range(5))
+    (leaf / "qna.yaml").write_text(good)
+    assert "skill, 5 questions" in hyb.ok("data", "lint", str(tmp_path / "taxonomy"))
+    (leaf / "qna.yaml").write_text(good.replace("created_by: me\n", ""))
+    said = hyb.fails(4, "data", "lint", str(tmp_path / "taxonomy"))
+    assert "compositional_skills/kind/qna.yaml:1: `created_by` is missing" in said
+    assert "has no `qna.yaml`" in hyb.fails(3, "data", "lint", str(tmp_path / "nowhere"))
+
+
+def test_columns_by_other_names_are_read_from_a_table(hyb: Hyb, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Frage;Antwort\nWer?;Niemand da.\n")
+    hyb.ok("data", str(tmp_path / "a.csv"), "--column", "question=Frage", "--column", "answer=Antwort", "--name", "t")
+    assert hyb.json("data", "stats", "t")["train"]["rows"] == 1
+    assert "is no pair" in hyb.fails(2, "data", str(tmp_path / "a.csv"), "--column", "Frage")
