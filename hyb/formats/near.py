@@ -82,8 +82,7 @@ def _bands(hashes: frozenset[int]) -> Sequence[tuple[int, ...]]:
         least[bin_] = rest if known is None or rest < known else known
     dense: list[int] = []
     last: int = next(v for v in least if v is not None)
-    for value in reversed(least):
-        if value is not None:
-            last = value
+    for held in reversed(least):
+        last = last if held is None else held
         dense.append(last)
     return [(start, *dense[start : start + _BAND]) for start in range(0, _BINS, _BAND)]

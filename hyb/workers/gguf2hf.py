@@ -68,6 +68,9 @@ def _mend(out: Path, pre: str, context: int) -> None:
     if pre in PRE_TOKENIZERS:
         _edit(out / "tokenizer.json", lambda d: d.update(pre_tokenizer=PRE_TOKENIZERS[pre]))
     _edit(out / "tokenizer_config.json", lambda d: _tokenizer_config(d, context))
+    for name in ("config.json", "generation_config.json"):  # the same model from the next version of the library, too
+        if (out / name).exists():
+            _edit(out / name, lambda d: d.pop("transformers_version", None))
     for path in out.iterdir():
         path.chmod(0o644)
 
