@@ -72,18 +72,25 @@ def one(entry: Entry, pins: Mapping[str, str], lock: Lock, outputs: Mapping[str,
 def key_of(spec: StageSpec, pins: Mapping[str, str], inputs: Mapping[str, str]) -> str:
     """A step's key: the digest of (stage, REVISION, spec with sources pinned and references as digests).
 
-    Names of stages and places of files are not in it: a renamed stage is the same step.
+    Names of stages and places of files are not in it: a renamed stage is the same step. Nor are fields that have their
+    default, so that an option that is new does not make every step new; a default that changes raises REVISION.
     """
-    values: dict[str, Any] = spec.model_dump(mode="json")
-    for field in refs(type(spec)).keys() & values.keys():  # a Spec may leave out a field that changes nothing
-        value = values[field]
-        values[field] = [inputs[n] for n in value] if isinstance(value, list) else inputs[value] if value else value
+    values: dict[str, Any] = spec.model_dump(mode="json", exclude_defaults=True)
+    for field in refs(type(spec)).keys() & values.keys():
+        values[field] = _digests(values[field], inputs)
     for field, marker in sources(type(spec)).items():
-        value = values[field]
+        value = values.get(field)
         if isinstance(value, str) and value:
             values[field] = _content(pins[value]) if marker.kind == "model" else pins[value]
     revision = stages.load(spec.stage).REVISION
     return dg.of_json({"stage": spec.stage, "revision": revision, "spec": values})
+
+
+def _digests(value: Any, inputs: Mapping[str, str]) -> Any:
+    """Names of stages as the digests of what they gave; a mapping keeps the names, too, for its stage uses them."""
+    if isinstance(value, dict):
+        return {name: [inputs[name], more] for name, more in value.items()}
+    return [inputs[n] for n in value] if isinstance(value, list) else inputs[value] if value else value
 
 
 def _content(pinned: str) -> str:

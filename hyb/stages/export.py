@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hyb import digest as dg
 from hyb import engine
@@ -79,12 +79,6 @@ class Spec(StageSpec):
         if self.imatrix and (self.format != "gguf" or self.quantize not in WEIGHED):
             raise ValueError(f"`imatrix` changes nothing here: it is for GGUF in {', '.join(WEIGHED)}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _stable(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `imatrix` where there is none: steps of recipes that never had it keep their keys."""
-        values: dict[str, Any] = serialize(self)
-        return {k: v for k, v in values.items() if k != "imatrix" or v}
 
     def makes(self) -> str:
         """An adapter stays one."""

@@ -19,7 +19,7 @@ from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Source, StagePlan, StageSpec
 
 SUMMARY = "Bring a model into the store: from a hub, a Python package, a registry or a folder"
-REVISION = 1
+REVISION = 2
 GGUF = "model.gguf"  # what a GGUF is called in an artifact
 CONVERTER = ("torch", "transformers", "accelerate", "gguf", "safetensors")
 

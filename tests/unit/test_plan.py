@@ -60,3 +60,12 @@ def test_a_folders_place_is_not_part_of_a_models_key() -> None:
 def test_a_source_that_is_not_pinned_leaves_the_key_open(tmp_path: Path) -> None:
     step = plan(chain(tmp_path), {}, Lock(), known([B]))[0]
     assert (step.key, step.output) == (None, None)
+
+
+def test_a_field_with_its_default_is_not_part_of_a_key_and_a_mix_is_by_names_and_digests() -> None:
+    spec = load("data").Spec
+    plain, told = spec(source="a"), spec(source="a", seed=0, context="auto")
+    assert key_of(plain, {"a": A}, {}) == key_of(told, {"a": A}, {}) != key_of(spec(source="a", seed=1), {"a": A}, {})
+    mix = spec(mix={"x": 1, "y": 2})
+    same, other = key_of(mix, {}, {"x": A, "y": B}), key_of(mix, {}, {"x": B, "y": A})
+    assert same != other and same == key_of(mix, {}, {"y": B, "x": A})
