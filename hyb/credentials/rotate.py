@@ -90,7 +90,8 @@ def renewed(folder: Path, order: Order, state: kept.State, signer: Signer, notes
     assert authorities is not None
     validity = lasting("CA", authorities.signer.certificate, signer.now)
     if validity.state == "expired":
-        if authorities.phase == "trust":
+        coming = authorities.coming
+        if coming and lasting("CA", coming.certificate, signer.now).state != "expired":
             return _switch(folder, order, state, signer, notes, authorities)
         return _replace(folder, order, state, signer, notes)
     if authorities.phase == "steady" and (validity.ends - signer.now).days < order.days - 1:
@@ -167,7 +168,8 @@ def _replace(folder: Path, order: Order, state: kept.State, signer: Signer, note
     if is_encrypted(signer.pair.key):
         _ = signer.unlocked
     following = replace(signer, pair=new_ca(order, signer.now))
-    (folder / kept.LEAVING).unlink(missing_ok=True)
+    for left in (kept.COMING, kept.LEAVING):
+        (folder / left).unlink(missing_ok=True)
     kept.write(folder / kept.CA, signer.locked(following.pair))
     made = settle(folder, order, state, following, notes, renew=True)
     return Change(made, "steady", "the CA had expired: made a new one, and new certificates", STEPS,
