@@ -132,26 +132,25 @@ def test_a_ca_that_would_end_first_begins_to_be_changed(folder: Path, tmp_path: 
     begun = renew(folder, "van", late)
     assert begun.phase == "trust" and any("a change of it begins" in note for note in begun.credentials.notes)
     assert renew(folder, "van", late).phase == "trust", "a job that runs every month must not go on by itself"
-    assert all(e <= cs.load(old.ca)[0].not_valid_after_utc for e in (
-        cs.load(p.certificate)[0].not_valid_after_utc for p in begun.credentials.servers.values()
-    ))  # fmt: skip
+    end_of_ca = cs.load(old.ca)[0].not_valid_after_utc
+    assert cs.lasting("", begun.credentials.server_data()["tls.crt"], late).ends <= end_of_ca
     ended = renew(folder, "van", late, applied=True)
-    assert all_work(tmp_path, begun.credentials, ended.credentials)
+    for private, public in itertools.product((begun.credentials, ended.credentials), repeat=2):
+        assert cs.mistakes(private.client_data("one"), public.server_data(), (HOST,), late) == []
     assert renew(folder, "van", late, applied=True).phase == "steady"
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_ca_that_has_ended_is_replaced_as_nothing_is_left_to_be_gentle_with(folder: Path, begun: bool) -> None:
+@pytest.mark.parametrize("new_lasts", [0, 20, 500])
+def test_a_ca_that_has_ended_is_replaced_as_nothing_is_left_to_be_gentle_with(folder: Path, new_lasts: int) -> None:
     old = mint(folder, replace(ORDER, days=10, ca_days=20), NOW)
-    if begun:
-        changed(folder, change_ca=True)
-    later = NOW + timedelta(days=19 if begun else 21) + timedelta(days=2 if begun else 0)
+    if new_lasts:  # in the middle of a change
+        changed(folder, change_ca=True, changed=lambda order: replace(order, ca_days=new_lasts))
+    later = NOW + timedelta(days=21)
     made = renew(folder, "van", later)
-    if begun:  # the new CA was made with the old one: both have ended
-        made = renew(folder, "van", later)
-    assert made.credentials.ca != old.ca
+    assert old.ca not in made.credentials.ca or made.phase == "switch"
     data = made.credentials.client_data("one"), made.credentials.server_data()
     assert cs.mistakes(*data, (HOST,), later) == []
+    assert (made.phase == "switch") == (new_lasts == 500)
 
 
 def test_a_wrong_passphrase_changes_nothing_at_any_step(folder: Path) -> None:
@@ -161,7 +160,7 @@ def test_a_wrong_passphrase_changes_nothing_at_any_step(folder: Path) -> None:
             changed(folder, change_ca=True, passphrase=b"horse")
         before = {p.name: p.read_bytes() for p in folder.iterdir()}
         for wrong in (None, b"donkey"):
-            with pytest.raises(HybError, match="passphrase|is encrypted"):
+            with pytest.raises(HybError, match=r"passphrase|is encrypted"):
                 changed(folder, passphrase=wrong, **step)
             assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -221,7 +220,7 @@ def test_killed_at_any_change_what_is_left_works_with_what_is_applied_and_the_st
             assert "already" in error.message or "is not being changed" in error.message
             ended = changed(folder)
         assert all_work(tmp_path, left, ended), number
-    assert points > 3
+    assert points > 2
     assert not [p for p in folder.iterdir() if p.name.endswith(".tmp")]
 
 
