@@ -44,7 +44,7 @@ def secret_file(home: Hyb, name: str, text: str, mode: int = 0o600) -> str:
 def test_before_the_first_link_there_is_nothing_and_each_command_says_so(home: Hyb) -> None:
     assert "no credentials of a link" in run(home, "list")
     assert home.json("link", "list", cwd=home.home) == []
-    for words in (("renew",), ("revoke",), ("passphrase", "--remove")):
+    for words in (("renew",), ("revoke", "--site", "private"), ("passphrase", "--remove")):
         assert "no link has credentials yet" in fails(home, 3, *words)
     assert "no link `nobody` has credentials" in fails(home, 3, "renew", "nobody")
 
@@ -58,6 +58,7 @@ def test_a_link_from_its_first_certificates_over_a_new_ca_to_a_revocation(home: 
         assert told.index("1. OpenShift") < told.index("2. each private host")
     assert "is not being changed" in fails(home, 3, "renew", "--applied")
     assert "would revoke the site `private`" in run(home, "revoke", "--site", "private", "--dry-run")
+    assert "say which link" in fails(home, 2, "revoke")
     assert (home.home / "link/private").exists()
     told = run(home, "revoke", "van", "--site", "private")
     assert f"{NAME}: revoked `private`" in told and not (home.home / "link/private").exists()

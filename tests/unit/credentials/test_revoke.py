@@ -54,6 +54,16 @@ def test_openshift_closes_what_the_old_certificates_opened_until_all_is_applied(
     assert mint(folder, REST, NOW).annotations == {}
 
 
+def test_where_skuppers_controller_signs_its_router_is_restarted_as_the_word_would_be_lost(folder: Path) -> None:
+    mint(folder, Order("van", {}, clients=("one", "two"), issuer=True), NOW)
+    made = revoke(folder, "van", NOW, site="two")
+    assert cs.is_rsa(made.credentials.ca) and made.credentials.issuer
+    order = ["private host", "oc apply", "oc delete secret", "oc rollout restart deployment/skupper-router", "reload"]
+    assert len(made.steps) == 5 and all(word in step for word, step in zip(order, made.steps, strict=True))
+    with pytest.raises(HybError, match="RSA only"):
+        revoke(folder, "van", NOW, site="one", authority=cs.make_ca("own", 100, NOW))
+
+
 def test_a_revoked_site_gets_no_new_certificate_until_it_is_let_in_again(folder: Path, tmp_path: Path) -> None:
     old = mint(folder, ORDER, NOW)
     revoke(folder, "van", NOW, site="two")

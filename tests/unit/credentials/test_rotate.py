@@ -14,6 +14,7 @@ import pytest
 
 from hyb import certificates as cs
 from hyb.credentials import Change, Credentials, Order, mint, renew, survey
+from hyb.credentials.rotate import RELOAD
 from hyb.errors import Exit, HybError
 from tests.handshake import HOST, works
 from tests.killing import killed_at
@@ -86,6 +87,24 @@ def test_each_step_says_where_it_is_and_what_comes_next(folder: Path) -> None:
     with pytest.raises(HybError, match="is not being changed") as caught:
         renew(folder, "van", NOW, applied=True)
     assert caught.value.code == Exit.INPUT
+
+
+def test_where_skuppers_controller_signs_neighbours_understand_each_other_too(folder: Path, tmp_path: Path) -> None:
+    order = Order("van", {}, clients=("one",), issuer=True)
+    changes = [{"change_ca": True}, {"applied": True}, {"applied": True}]
+    states = [mint(folder, order, NOW), *(changed(folder, **more) for more in changes)]
+    for before, after in itertools.pairwise(states):
+        for private, public in itertools.product((before, after), repeat=2):
+            assert works(tmp_path, private.client_data("one"), as_the_controller(public.issuer_data()))
+    assert renew(folder, "van", NOW).steps == (RELOAD,), "the cluster's certificate is of the same CA still"
+    assert any("oc delete secret" in step for step in renew(folder, "van", NOW, change_ca=True).steps)
+
+
+def as_the_controller(issuer: dict[str, bytes]) -> dict[str, bytes]:
+    """What Skupper's controller makes of an issuer: signed with the first certificate, all of them handed on."""
+    ca = cs.Pair(issuer["tls.crt"], issuer["tls.key"])
+    server = cs.make_leaf(ca, "hyb", 1800, NOW, hosts=(HOST,))
+    return {"ca.crt": issuer["tls.crt"], "tls.crt": server.certificate, "tls.key": server.key}
 
 
 def test_a_change_that_has_begun_is_not_begun_again(folder: Path) -> None:

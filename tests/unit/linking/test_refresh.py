@@ -13,10 +13,12 @@ import pytest
 import yaml
 
 from hyb import digest as dg
-from hyb.credentials import Change, change_passphrase, link_folder, renew, revoke
+from hyb.credentials import Change, Credentials, Order, change_passphrase, link_folder, mint, renew, revoke
 from hyb.errors import HybError
 from hyb.linking import folder as linking
-from hyb.linking.refresh import Refreshed, change_in
+from hyb.linking.refresh import Refreshed, change_in, renewed
+from hyb.render.dump import dump
+from hyb.render.skupper import documents as sk
 from hyb.stages import link
 from hyb.stages.base import Context
 from hyb.store import Store
@@ -152,3 +154,50 @@ def test_a_new_passphrase_leaves_the_folder_as_it_is(place: Place) -> None:
     change_passphrase(place.folder, place.folder.name, None, b"horse")
     place.write()
     assert place.there() == before
+
+
+# -- several namespaces, several sites, an issuer ------------------------------------------------------------------
+
+
+def files_of(made: Credentials) -> dict[str, bytes]:
+    """A folder of several sides, as `hyb link` lays it out."""
+    files = {"APPLY.md": b"read me", "private-one/Site-one.yaml": b"kind: Site\n"}
+    for site in made.clients:
+        files[f"private-{site}/Secret-van.yaml"] = dump(sk.secret("van", "default", made.client_data(site))).encode()
+    for namespace in made.servers:
+        data = made.server_data(namespace)
+        files[f"openshift-{namespace}/Secret-hyb.yaml"] = dump(sk.secret("hyb", namespace, data)).encode()
+    if made.issuer:
+        files["openshift/Secret-ca.yaml"] = dump(sk.secret("ca", "chat", made.issuer_data())).encode()
+    return files
+
+
+@pytest.mark.parametrize("issuer", [False, True])
+def test_each_secret_gets_its_own_certificate_again(tmp_path: Path, issuer: bool) -> None:
+    folder = tmp_path / "credentials" / "link" / "van"
+    servers = {} if issuer else {"chat": ("a.example.org",), "lab": ("b.example.org",)}
+    order = Order("van", servers, clients=("one", "two"), issuer=issuer)
+    before = files_of(mint(folder, order, NOW))
+    made = renew(folder, "van", NOW).credentials
+    assert renewed(before, made, NOW) == files_of(made)
+    made = revoke(folder, "van", NOW, site="two").credentials
+    after = renewed(before, made, NOW)
+    assert not [path for path in after if path.startswith("private-two/")] and "private-one/Secret-van.yaml" in after
+    marked = [path for path, text in after.items() if b"tls-prior-valid-revisions" in text]
+    assert marked == ([] if issuer else ["openshift-chat/Secret-hyb.yaml", "openshift-lab/Secret-hyb.yaml"])
+
+
+def test_a_secret_of_a_namespace_that_has_no_certificate_is_an_error(tmp_path: Path) -> None:
+    made = mint(tmp_path / "c/link/van", Order("van", {"chat": ("a.example.org",)}), NOW)
+    other = mint(tmp_path / "d/link/van", Order("van", {"lab": ("b.example.org",)}), NOW)
+    with pytest.raises(HybError, match="no server certificate for the namespace `lab`"):
+        renewed(files_of(other), made, NOW)
+
+
+def test_a_file_that_only_looks_like_a_secret_is_left_as_it_is(tmp_path: Path) -> None:
+    made = mint(tmp_path / "c/link/van", Order("van", {"chat": ("a.example.org",)}), NOW)
+    odd = {
+        "a.yaml": b"kind: Secret\n", "b.yaml": b"kind: Secret\ndata: 7\n", "c.yaml": b"Secret: [\n",
+        "d.yaml": b"kind: Secret\ndata: {tls.crt: '!', tls.key: eA==}\n", "e.md": b"a Secret", "f.yaml": b"- Secret\n",
+    }  # fmt: skip
+    assert renewed(odd, made, NOW) == odd
