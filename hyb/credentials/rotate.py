@@ -132,7 +132,7 @@ def _begin(
         _ = signer.opened
     kept.write(folder / kept.COMING, signer.locked(authority or new_ca(order, signer.now)))
     made = settle(folder, order, state, signer, notes, renew=True)
-    return _told(order, made, "trust", "made a new CA; both are trusted, the old one still signs")
+    return _told(order, made, "trust", "both CAs are trusted; the old one still signs")
 
 
 def _advance(
@@ -171,7 +171,7 @@ def _switch(
     (folder / kept.COMING).replace(folder / kept.CA)
     fs.sync_folder(folder)
     made = settle(folder, order, state, following, notes, renew=True)
-    return _told(order, made, "switch", "made certificates of the new CA; both are trusted")
+    return _told(order, made, "switch", "certificates are of the new CA; both are trusted")
 
 
 def _replace(folder: Path, order: Order, state: kept.State, signer: Signer, notes: list[str]) -> Change:
