@@ -1,10 +1,12 @@
 """`hyb link check` from the private host: its documents, its router, the way to the other side, its model.
 
-One connection a part and endpoint, closed at once; the endpoint that this site uses must work, the other one warns.
+One connection an endpoint, closed politely; the endpoint that this site uses must work, the other one warns.
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,12 +79,13 @@ def _endpoint(walk: Walk, dialled: Dialled, *, optional: bool) -> None:
         found = reach.resolve(endpoint.host, endpoint.port, wanted.seconds)
         return found, f"`{endpoint.host}` is {', '.join(found[:3])}"
 
-    def tcp() -> tuple[None, str]:
-        with reach.connect(addresses or [], endpoint.port, wanted.seconds):
-            return None, f"port {endpoint.port} takes the connection"
+    def tcp() -> tuple[socket.socket, str]:
+        connection = held.enter_context(reach.connect(addresses or [], endpoint.port, wanted.seconds))
+        return connection, f"port {endpoint.port} takes the connection"
 
     def secured() -> tuple[ssl.SSLSocket, str]:
-        return _secured(dialled, addresses or [])
+        assert connection
+        return _secured(dialled, addresses or [], connection)
 
     def peer() -> tuple[None, str]:
         assert session
@@ -90,15 +93,15 @@ def _endpoint(walk: Walk, dialled: Dialled, *, optional: bool) -> None:
         return None, _peer(router.greet(session, endpoint.host, dialled.identity, reach.Clock(wanted.seconds), now))
 
     at = [f"{part} {role}" for part in ("name", "tcp", "tls", "peer")]
-    addresses = walk.step(at[0], name, timed=True, optional=optional)
-    walk.step(at[1], tcp, needs=at[:1], timed=True, optional=optional)
-    session = walk.step(at[2], secured, needs=("certificates", *at[:2]), timed=True, optional=optional)
-    walk.step(at[3], peer, needs=at[:3], timed=True, optional=optional)
+    with contextlib.ExitStack() as held:  # one connection for all parts: a router logs each that says nothing
+        addresses = walk.step(at[0], name, timed=True, optional=optional)
+        connection = walk.step(at[1], tcp, needs=at[:1], timed=True, optional=optional)
+        session = walk.step(at[2], secured, needs=("certificates", *at[:2]), timed=True, optional=optional)
+        walk.step(at[3], peer, needs=at[:3], timed=True, optional=optional)
 
 
-def _secured(dialled: Dialled, addresses: list[str]) -> tuple[ssl.SSLSocket, str]:
+def _secured(dialled: Dialled, addresses: list[str], connection: socket.socket) -> tuple[ssl.SSLSocket, str]:
     endpoint, seconds = dialled.endpoint, dialled.wanted.seconds
-    connection = reach.connect(addresses, endpoint.port, seconds)
     try:
         session = tls.open_session(connection, endpoint.host, dialled.identity, reach.Clock(seconds))
     except tls.UnverifiedError as fault:

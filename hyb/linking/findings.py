@@ -97,6 +97,8 @@ class Walk:
     """The parts tried so far."""
 
     findings: list[Finding] = field(default_factory=list)
+    stopped: set[str] = field(default_factory=set)
+    """Parts that nothing can build on."""
 
     def step(
         self,
@@ -109,28 +111,33 @@ class Walk:
     ) -> T | None:
         """Try a part: `do` gives a value and what was seen, or raises FaultError or UntriedError; the value, or None.
 
-        `needs`: parts that must not have failed. `timed`: its duration means something. `optional`: a failure warns.
+        `needs`: parts that must have worked. `timed`: its duration means something. `optional`: a failure warns.
         """
-        if missing := next((f for f in self.findings if f.part in needs and f.state in (FAILED, NOT_TRIED)), None):
-            self._add(Finding(part, NOT_TRIED, f"needs `{missing.part}`"))
+        if missing := next((n for n in needs if n in self.stopped), None):
+            self._stop(Finding(part, NOT_TRIED, f"needs `{missing}`"))
             return None
         start = time.perf_counter()
         try:
             value, seen = do()
         except UntriedError as why:
-            self._add(Finding(part, NOT_TRIED, str(why)))
+            self._stop(Finding(part, NOT_TRIED, str(why)))
             return None
         except FaultError as fault:
             state = WARNING if fault.warning or optional else FAILED
             ms = self._since(start) if timed else None
-            self._add(Finding(part, state, fault.seen, ms, fault.cause, fault.side, fault.do))
-            given: T | None = fault.value if fault.warning else None
+            finding = Finding(part, state, fault.seen, ms, fault.cause, fault.side, fault.do)
+            if not fault.warning:
+                self._stop(finding)
+                return None
+            self.findings.append(finding)
+            given: T | None = fault.value
             return given
-        self._add(Finding(part, OK, seen, self._since(start) if timed else None))
+        self.findings.append(Finding(part, OK, seen, self._since(start) if timed else None))
         return value
 
-    def _add(self, finding: Finding) -> None:
+    def _stop(self, finding: Finding) -> None:
         self.findings.append(finding)
+        self.stopped.add(finding.part)
 
     @staticmethod
     def _since(start: float) -> float:

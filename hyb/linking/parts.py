@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -132,18 +133,22 @@ def check_model(walk: Walk, label: str, address: client.Address, wanted: Wanted,
     def connected() -> socket.socket:
         return _said(means, lambda: reach.connect(addresses or [], asker.port, wanted.seconds))
 
-    def tcp() -> tuple[None, str]:
-        with connected():
-            return None, f"port {asker.port} takes the connection"
+    def tcp() -> tuple[socket.socket, str]:
+        return held.enter_context(connected()), f"port {asker.port} takes the connection"
 
     def model() -> tuple[Answered, str]:
-        chosen = wanted.model or asker.models(connected())[0]
-        answer = asker.complete(connected(), chosen)
+        assert connection
+        if wanted.model:
+            answer = asker.complete(connection, wanted.model)
+        else:
+            chosen = asker.models(connection)[0]
+            answer = asker.complete(connected(), chosen)
         return answer, f"`{answer.model}` answers: {_quoted(answer.text)}"
 
-    addresses = walk.step(f"name{label}", name, timed=True)
-    walk.step(f"tcp{label}", tcp, needs=(f"name{label}",), timed=True)
-    return walk.step(f"model{label}", model, needs=(f"name{label}", f"tcp{label}"), timed=True)
+    with contextlib.ExitStack() as held:
+        addresses = walk.step(f"name{label}", name, timed=True)
+        connection = walk.step(f"tcp{label}", tcp, needs=(f"name{label}",), timed=True)
+        return walk.step(f"model{label}", model, needs=(f"name{label}", f"tcp{label}"), timed=True)
 
 
 def check_clock(walk: Walk, answer: Answered | None, now: datetime) -> None:

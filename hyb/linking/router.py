@@ -8,6 +8,7 @@ qpid-dispatch-router), Skupper 2 runs 3.x.
 from __future__ import annotations
 
 import secrets
+import select
 import socket
 import ssl
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from hyb.linking import reach, tls
 from hyb.linking.findings import FaultError
 
 PRODUCTS = ("skupper-router", "qpid-dispatch-router")
+VERDICT = 1.0
+"""Seconds to wait for a server that says neither yes nor no to our certificate."""
+_COMPARE = (
+    "bring both sides from one folder, and compare the clocks of both (`date -u`); `oc logs` of the router says why"
+)
 FRAMES = 16
 """Frames that are read in search of the one that matters."""
 
@@ -42,8 +48,9 @@ class Router:
 def greet(session: ssl.SSLSocket, host: str, identity: tls.Identity, clock: reach.Clock, now: datetime) -> Router:
     """Who is there, over mutual TLS; the session is closed afterwards. Raises FaultError."""
     with session, reach.cut_off(session, clock.left):
-        session.settimeout(clock.left)
         try:
+            _accepted(session, min(clock.left, VERDICT))
+            session.settimeout(clock.left)
             return _greet(session, host)
         except amqp.MalformedError as error:
             raise FaultError("not-a-router", f"what it says is no AMQP: {error}") from error
@@ -55,6 +62,27 @@ def greet(session: ssl.SSLSocket, host: str, identity: tls.Identity, clock: reac
                     "not-a-router", f"TLS is up, and it says nothing within {clock.seconds:g} s"
                 ) from error
             raise FaultError("not-a-router", "TLS is up, and it cuts the connection at the first word") from error
+
+
+def _accepted(session: ssl.SSLSocket, seconds: float) -> None:
+    """Wait for the server's verdict on our certificate, which TLS 1.3 leaves to after the handshake.
+
+    A session ticket is a yes, an alert a no; Proton, and so a Skupper router, has no word for a no and closes. To write
+    before that would be answered with a reset, which an alert does not survive. A server that says nothing is taken to
+    have nothing against us.
+    """
+    if not select.select([session], [], [], seconds)[0]:
+        return
+    session.settimeout(0)
+    try:
+        if session.recv(1):
+            raise amqp.MalformedError("it speaks before it is spoken to")
+    except ssl.SSLWantReadError:
+        return
+    except ConnectionResetError:
+        pass
+    seen = "it closes as soon as it has our certificate: so does a router that does not accept it"
+    raise FaultError("wrong-certificate", seen, do=_COMPARE)
 
 
 def _greet(session: ssl.SSLSocket, host: str) -> Router:
@@ -111,10 +139,11 @@ def _await(session: ssl.SSLSocket, code: int) -> amqp.Frame:
 
 
 def _leave(session: ssl.SSLSocket) -> None:
-    """Say goodbye and wait for the answer, so that the router logs no lost connection. Its failure changes nothing."""
+    """Say goodbye in AMQP and in TLS, so that the router logs no lost connection. Its failure changes nothing."""
     try:
         session.sendall(amqp.closed())
         _await(session, amqp.CLOSE)
+        session.unwrap()
     except (OSError, FaultError, amqp.MalformedError):
         return
 

@@ -64,15 +64,16 @@ class Stranger:
 def open_session(connection: socket.socket, host: str, identity: Identity, clock: reach.Clock) -> ssl.SSLSocket:
     """Mutual TLS on `connection`, which it takes over. Raises UnverifiedError, or FaultError for all else."""
     connection.settimeout(clock.left)
-    with reach.cut_off(connection, clock.left):
+    context = _context(identity)
+    session = context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
+    with reach.cut_off(session, clock.left):
         try:
-            session = _context(identity).wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
             session.do_handshake()
         except ssl.SSLCertVerificationError as error:
-            connection.close()
+            session.close()
             raise UnverifiedError(error.verify_code, error.verify_message) from error
         except OSError as error:
-            connection.close()
+            session.close()
             raise _handshake_fault(error, clock) from error
     return session
 
