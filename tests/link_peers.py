@@ -136,24 +136,36 @@ def page(status: str, body: bytes) -> Callable[[socket.socket], None]:
 def router(ca: Authority, server: Pair, product: str = "skupper-router", version: str = "3.5.1") -> Iterator[Any]:
     """A router made of Proton, in a process of its own. Yields (port, lines that it has printed so far)."""
     lines: list[str] = []
-    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         parts = {"ca.crt": ca.pair.certificate, "tls.crt": server.certificate, "tls.key": server.key}
         for name, data in parts.items():
             (Path(folder) / name).write_bytes(data)
-        argv = [SYSTEM_PYTHON, str(Path(__file__).with_name("amqp_router.py")), folder, str(port), product, version]
-        child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin"})
-        assert child.stdout
+        child, port = _proton(folder, product, version)
+        reader = threading.Thread(target=lambda: lines.extend(child.stdout or ()), daemon=True)
+        reader.start()
         try:
-            assert child.stdout.readline() == "ready\n"
-            reader = threading.Thread(target=lambda: lines.extend(child.stdout or ()), daemon=True)
-            reader.start()
             yield port, lines
         finally:
             child.terminate()
             child.wait()
             reader.join()
+            assert child.stdout
             child.stdout.close()
+
+
+def _proton(folder: str, product: str, version: str) -> tuple[subprocess.Popen[str], int]:
+    """Started and listening; Proton takes no port 0, so a port that somebody else was faster to take is given up."""
+    script = str(Path(__file__).with_name("amqp_router.py"))
+    for _ in range(5):
+        port = free_port()
+        argv = [SYSTEM_PYTHON, script, folder, str(port), product, version]
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin"})
+        assert child.stdout
+        if child.stdout.readline() == "ready\n":
+            return child, port
+        child.wait()
+        child.stdout.close()
+    raise AssertionError("Proton does not listen")
 
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
