@@ -68,6 +68,11 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "renew": ("link_credentials", "Make new certificates, or a new CA, without an outage"),
         "revoke": ("link_credentials", "Make a private site's certificate worthless"),
         "passphrase": ("link_credentials", "Encrypt the CA's key, or change its passphrase"),
+        "check": ("link_check", "Ask the model through the link; say which side must act"),
+        "status": ("link_site", "Show the private router and its link"),
+        "start": ("link_site", "Start the private router with a link's documents"),
+        "reload": ("link_site", "Give the private router the link's documents anew"),
+        "stop": ("link_site", "Stop the private router and remove its site"),
     },
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is
