@@ -31,6 +31,8 @@ ANSWER_SECONDS = 610
 """A little longer than the chat's own limit for one answer: it's the chat that says so, and not a proxy that cuts."""
 BODY_BYTES = 256 << 10
 """The chat's own limit for a request."""
+RATE, BURST = 10, 40
+"""Requests of one client a second, and how many more at once: a page is nine, and people have tabs."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class DeployFacts:
     gateway: str = ""
     gateway_namespace: str = ""
     gateway_listener: str = "https"
+    parallel: int = 2
+    """Questions that one pod lets through to the model at once."""
     replicas: int = 2
     """Pods at least."""
     max_replicas: int = 4
