@@ -1,7 +1,7 @@
 """What stands before the page in its own pod: the proxy that asks people to sign in, or NGINX that ends TLS.
 
-It reaches the page on loopback, which is all that the chat then believes. The NetworkPolicies open the door's port alone:
-nobody comes past it.
+It reaches the page on loopback, which is all that the chat then believes. The NetworkPolicies open only the port of the
+door: nobody comes past it.
 Sources: https://github.com/openshift/oauth-proxy; https://oauth2-proxy.github.io/oauth2-proxy/configuration/overview
 """
 

@@ -53,6 +53,8 @@ class DeployFacts:
     """Name of the model to ask for; "": the first that its server lists."""
     model_in_cluster: bool = False
     """The model's pods are in the namespace themselves (`hyb serve`, target kubernetes): no router is between."""
+    model_secret: str = ""
+    """Secret with the model's API key (entry `api-key`) where one is there already; "": `NAME-model-key`."""
     access: str = "route"
     """How links come in (one of ACCESS); says who may reach the router's link ports."""
     title: str = "Chat"
@@ -105,7 +107,7 @@ class DeployFacts:
     @property
     def key_secret(self) -> str:
         """Secret with the model's API key, entry `api-key`."""
-        return f"{self.name}-model-key"
+        return self.model_secret or f"{self.name}-model-key"
 
     @property
     def code_secret(self) -> str:

@@ -40,6 +40,8 @@ def _secrets(facts: DeployFacts) -> str:
     n = f"-n {facts.namespace}"
     lines = [f"{make} generic {facts.key_secret} {n} --from-file=api-key=KEYFILE"]
     notes = ["KEYFILE holds the model's API key, one line."]
+    if facts.model_secret:
+        lines, notes = [], [f"`{facts.model_secret}`, with the model's key, is the model's own and there already."]
     if facts.sign_in == "code":
         lines.append(f"{make} generic {facts.code_secret} {n} --from-file=access-code=CODEFILE")
         notes.append("CODEFILE holds the access code, 8 characters or more.")
@@ -134,8 +136,8 @@ def _host(facts: DeployFacts) -> str:
 `/etc/nginx/tls/{facts.host}.crt` and `.key`; then `nginx -t && systemctl reload nginx`.
 The chat runs behind it on loopback, with `host/chat.env`:
 
-{make}    podman run -d --name {facts.name} --network=host --read-only --cap-drop=all --security-opt=no-new-privileges \\
-      --env-file host/chat.env \\
+{make}    podman run -d --name {facts.name} --network=host --read-only --cap-drop=all \\
+      --security-opt=no-new-privileges --env-file host/chat.env \\
 {give}      {facts.image}
 
 There the model answers at `127.0.0.1:{facts.model_port}`: a Skupper Listener, or the model itself.
