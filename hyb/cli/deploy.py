@@ -105,10 +105,11 @@ def deploy(
     space, gateway_name, section = _gateway(gateway)
     facts = _facts(
         namespace=found.namespace, image=image, host=host, model_host=found.host, model_port=found.port,
-        access=found.access, model_in_cluster=found.in_cluster, model_secret=found.secret, name=name, model=model, title=title, note=note,
-        sign_in=sign_in, sign_in_image=sign_in_image, oidc_issuer=oidc_issuer, oidc_client=oidc_client, openai=openai,
-        overlays=_overlays(ways or [], ingress_class or legacy_ingress_nginx, gateway), tls=tls, tls_secret=tls_secret,
-        nginx_image=nginx_image, pod_network=tuple(pod_network) if pod_network else None, ingress_class=ingress_class,
+        access=found.access, model_in_cluster=found.in_cluster, model_secret=found.secret, name=name, model=model,
+        title=title, note=note, sign_in=sign_in, sign_in_image=sign_in_image, oidc_issuer=oidc_issuer,
+        oidc_client=oidc_client, openai=openai, tls=tls, tls_secret=tls_secret, nginx_image=nginx_image,
+        overlays=_overlays(ways or [], ingress_class or legacy_ingress_nginx, gateway),
+        pod_network=tuple(pod_network) if pod_network else None, ingress_class=ingress_class,
         ingress_namespace=ingress_namespace or ("ingress-nginx" if legacy_ingress_nginx else None),
         legacy_ingress_nginx=legacy_ingress_nginx, gateway=gateway_name, gateway_namespace=space,
         gateway_listener=section, replicas=replicas, max_replicas=_most(replicas, max_replicas), parallel=parallel,

@@ -33,8 +33,18 @@ HEAD = """\
 """
 
 
-def site(facts: DeployFacts, *, port: int = 443, plain_port: int = 80, folder: str = "/etc/nginx/tls") -> str:
-    """A site for `/etc/nginx/conf.d/`: TLS on `port`, plain HTTP on `plain_port` sent on. `folder`: the certificate."""
+def site(
+    facts: DeployFacts,
+    *,
+    port: int = 443,
+    plain_port: int = 80,
+    chat_port: int = PEOPLE_PORT,
+    folder: str = "/etc/nginx/tls",
+) -> str:
+    """A site for `/etc/nginx/conf.d/`: TLS on `port`, plain HTTP on `plain_port` sent on.
+
+    `chat_port`: where the chat listens on loopback. `folder`: of certificate and key, `HOST.crt` and `HOST.key`.
+    """
     certificate = f"{folder}/{facts.host}"
     away = f"https://{facts.host}$request_uri" if port == 443 else f"https://{facts.host}:{port}$request_uri"
     redirect = _block(
@@ -48,7 +58,7 @@ def site(facts: DeployFacts, *, port: int = 443, plain_port: int = 80, folder: s
         ],
     )
     listen = [f"listen {port} ssl;", f"listen [::]:{port} ssl;"]
-    lines = [*_shared(facts), *redirect, *_server(facts, listen, f"{certificate}.crt", f"{certificate}.key")]
+    lines = [*_shared(facts, chat_port), *redirect, *_server(facts, listen, f"{certificate}.crt", f"{certificate}.key")]
     return HEAD.format(name=facts.name, host=facts.host) + "\n" + "\n".join(lines) + "\n"
 
 
@@ -73,7 +83,7 @@ def whole(facts: DeployFacts, *, behind: Sequence[str] = ()) -> str:
     return HEAD.format(name=facts.name, host=facts.host) + "\n" + "\n".join(lines) + "\n"
 
 
-def _shared(facts: DeployFacts) -> list[str]:
+def _shared(facts: DeployFacts, chat_port: int = PEOPLE_PORT) -> list[str]:
     """What stands beside the servers. Names hold the chat's, for a host may have several."""
     name = _variable(facts.name)
     policy = "default-src 'none'; frame-ancestors 'none'"
@@ -82,7 +92,7 @@ def _shared(facts: DeployFacts) -> list[str]:
         f"limit_conn_zone $binary_remote_addr zone={name}_connections:10m;",
         "# The chat sends its own policy; NGINX's own answers get a closed one.",
         *_block(f"map $upstream_http_content_security_policy ${name}_policy", [f'"" "{policy}";', 'default "";']),
-        *_block(f"upstream {name}", [f"server 127.0.0.1:{PEOPLE_PORT};", "keepalive 16;"]),
+        *_block(f"upstream {name}", [f"server 127.0.0.1:{chat_port};", "keepalive 16;"]),
         "",
     ]
 
