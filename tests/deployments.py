@@ -20,7 +20,8 @@ PLAIN = DeployFacts(namespace="chat", image=f"registry.example.com/hyb-chat{DIGE
 ALL = replace(
     PLAIN, overlays=OVERLAYS, ingress_class="nginx", gateway="public", gateway_namespace="gateways",
     nginx_image=f"registry.example.com/nginx{DIGEST}", pod_network=("10.244.0.0/16",), sign_in="code", tls="reencrypt",
-    tls_secret="page-certificate", title="Ask the lab", note="Don't tell it secrets: yes, no", openai=True, model="bot",
+    tls_secret="page-certificate", pull_secret="registry", title="Ask the lab", note="Don't tell it secrets: yes, no",
+    openai=True, model="bot",
 )  # fmt: skip
 OPENSHIFT = replace(PLAIN, sign_in="openshift", sign_in_image=f"registry.example.com/oauth-proxy{DIGEST}")
 OIDC = replace(

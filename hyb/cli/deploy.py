@@ -64,6 +64,9 @@ def deploy(
     tls_secret: Annotated[
         str | None, typer.Option("--tls-secret", metavar="NAME", help="Secret with the certificate of the host.")
     ] = None,
+    pull_secret: Annotated[
+        str | None, typer.Option("--pull-secret", metavar="NAME", help="Secret for the registry of the images.")
+    ] = None,
     nginx_image: Annotated[
         str | None, typer.Option("--nginx-image", metavar=IMAGE, help="NGINX without root, where TLS ends in the pod.")
     ] = None,
@@ -108,6 +111,7 @@ def deploy(
         access=found.access, model_in_cluster=found.in_cluster, model_secret=found.secret, name=name, model=model,
         title=title, note=note, sign_in=sign_in, sign_in_image=sign_in_image, oidc_issuer=oidc_issuer,
         oidc_client=oidc_client, openai=openai, tls=tls, tls_secret=tls_secret, nginx_image=nginx_image,
+        pull_secret=pull_secret,
         overlays=_overlays(ways or [], ingress_class or legacy_ingress_nginx, gateway),
         pod_network=tuple(pod_network) if pod_network else None, ingress_class=ingress_class,
         ingress_namespace=ingress_namespace or ("ingress-nginx" if legacy_ingress_nginx else None),

@@ -59,8 +59,8 @@ def certificate(folder: Path) -> None:
 class Nginx:
     """A running NGINX; `port` speaks TLS."""
 
-    def __init__(self, folder: Path, config: str, port: int, user: int | None = None) -> None:
-        self.port, self.folder = port, folder
+    def __init__(self, folder: Path, config: str, port: int, *, plain: int = 0, user: int | None = None) -> None:
+        self.port, self.plain, self.folder = port, plain, folder
         self.config = folder / "nginx.conf"
         self.config.write_text(config)
         as_user: dict[str, Any] = {} if user is None or os.getuid() else {"user": user, "group": user}
@@ -120,8 +120,7 @@ def running(facts: DeployFacts, chat_port: int) -> Iterator[Nginx]:
         paths = "".join(f"{k}_temp_path {folder}/{k};\n" for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         head = f"pid {folder}/nginx.pid;\nevents {{}}\n"
         inside = f"access_log {folder}/access.log;\n{paths}include {folder}/chat.conf;\n"
-        found = Nginx(folder, f"{head}http {{\n{inside}}}\n", port)
-        found.plain = plain  # type: ignore[attr-defined]
+        found = Nginx(folder, f"{head}http {{\n{inside}}}\n", port, plain=plain)
         try:
             yield found
         finally:
@@ -226,7 +225,7 @@ def test_tls_1_1_is_refused_and_1_2_and_1_3_are_taken(front: Nginx) -> None:
 
 
 def test_plain_http_is_sent_to_https(front: Nginx) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", front.plain)  # type: ignore[attr-defined]
+    connection = http.client.HTTPConnection("127.0.0.1", front.plain)
     connection.request("GET", "/a?b=c", headers={"Host": HOST})
     answer = connection.getresponse()
     assert (answer.status, answer.headers["Location"]) == (308, f"https://{HOST}:{front.port}/a?b=c")

@@ -47,6 +47,7 @@ def service_account(facts: DeployFacts) -> Document:
         "kind": "ServiceAccount",
         "metadata": meta(facts),
         "automountServiceAccountToken": False,
+        **({"imagePullSecrets": [{"name": facts.pull_secret}]} if facts.pull_secret else {}),
     }
 
 
@@ -167,7 +168,7 @@ def probe(path: str, port: str, period: int, failures: int, scheme: str = "HTTP"
 
 
 def autoscaler(facts: DeployFacts) -> Document:
-    """More pods for more open streams (they cost CPU here); fewer only after ten calm minutes, one at a time."""
+    """More pods when they work hard; fewer only after ten calm minutes, and one at a time: streams hang on them."""
     target = {"type": "Utilization", "averageUtilization": 70}
     return {
         "apiVersion": "autoscaling/v2",

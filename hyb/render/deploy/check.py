@@ -70,8 +70,9 @@ def _names(facts: DeployFacts, taken: tuple[str, ...]) -> Iterator[str]:
         yield f"the model's port {problem}"
     if problem := host_mistake(facts.host):
         yield problem
-    if facts.tls_secret and (problem := names.domain_problem(facts.tls_secret)):
-        yield f"TLS secret {problem}"
+    for what, text in (("TLS secret", facts.tls_secret), ("pull secret", facts.pull_secret)):
+        if text and (problem := names.domain_problem(text)):
+            yield f"{what} {problem}"
 
 
 def _images(facts: DeployFacts) -> Iterator[str]:

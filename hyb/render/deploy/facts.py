@@ -16,6 +16,7 @@ PEOPLE_PORT, CLUSTER_PORT, DOOR_PORT = 8080, 9090, 8443
 ROUTER_PORTS = (1024, 5670)
 """Where Skupper puts listeners on its router's pods, whatever the Service's port: it counts up from 1024. The router's
 own ports lie above: 5671 AMQP, 9090 metrics, 45671 and 55671 links."""
+ROUTER_METRICS = 9090
 LINK_PORTS = (55671, 45671)
 """Where the router listens for links: inter-router, edge."""
 ROUTER = {"app.kubernetes.io/name": "skupper-router", "skupper.io/component": "router"}
@@ -71,6 +72,8 @@ class DeployFacts:
     """Where the Route's TLS ends: `edge` at the router, `reencrypt` in the pod, too."""
     tls_secret: str = ""
     """Secret (kubernetes.io/tls) with the certificate of `host`; "": a Route uses the router's, others `NAME-tls`."""
+    pull_secret: str = ""
+    """Secret (kubernetes.io/dockerconfigjson) for a registry that asks who pulls."""
     nginx_image: str = ""
     """An NGINX that runs without root; ends TLS in the pod where no sign-in proxy does."""
     pod_network: tuple[str, ...] = ()

@@ -55,6 +55,10 @@ def _secrets(facts: DeployFacts) -> str:
     if facts.tls_secret or {"nginx", "loadbalancer"} & set(facts.overlays):
         lines.append(f"{make} tls {facts.public_secret} {n} --cert=CERTFILE --key=TLSFILE")
         notes.append(f"CERTFILE and TLSFILE are certificate and key of `{facts.host}`.")
+    if facts.pull_secret:
+        lines.append(f"{make} generic {facts.pull_secret} {n} --type=kubernetes.io/dockerconfigjson \\")
+        lines.append("  --from-file=.dockerconfigjson=AUTHFILE")
+        notes.append("AUTHFILE is the registry's, as `podman login --authfile` writes it.")
     told, text = "\n".join(notes), "\n".join(f"    {line}" for line in lines)
     return f"## 1. Secrets\n\nOnce, from files of mode 0600, with `kubectl` or `oc`.\n{told}\n\n{text}\n"
 

@@ -50,6 +50,7 @@ def test_good_facts_have_no_mistake(name: str) -> None:
         ({"tls": "passthrough"}, "`passthrough` is none of"),
         ({"tls": "reencrypt"}, "an image of NGINX"),
         ({"tls_secret": "Page"}, "TLS secret"),
+        ({"pull_secret": "a_b"}, "pull secret"),
         ({"overlays": ("nginx",), "pod_network": ("10.0.0.0/8",)}, "needs the class of its controller"),
         ({"overlays": ("nginx",), "ingress_class": "nginx"}, "needs the network of the pods"),
         ({"overlays": ("gateway",), "pod_network": ("10.0.0.0/8",)}, "needs a Gateway"),
