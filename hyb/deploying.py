@@ -42,7 +42,7 @@ class Target:
 def targets(text: str, store: Store, namespace: str = "") -> list[Target]:
     """What a page could call, from a link's folder, or a link or service in the store. Raises HybError."""
     place = Path(text).expanduser()
-    if place.is_dir():
+    if text not in store.tags() and place.is_dir():
         return _of_documents(list(_documents(_read(place))), text)
     artifact = store.artifact(store.resolve(text))
     if artifact.kind == "link":

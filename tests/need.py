@@ -28,7 +28,7 @@ ORACLES = {
     "compose_schema": "HYB_COMPOSE_SCHEMA",
     "kserve": "HYB_KSERVE",
     "podman_compose": "HYB_PODMAN_COMPOSE",
-    "kubectl": "HYB_KUBECTL",
+    "kustomize": "HYB_KUSTOMIZE",
     "gateway_api": "HYB_GATEWAY_API",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
@@ -48,12 +48,12 @@ def absent(name: str) -> str:
         return "" if importlib.util.find_spec(name) else f"the Python package `{name}` is not installed"
     if name in PROGRAMS:
         return "" if shutil.which(PROGRAMS[name]) else f"the program `{PROGRAMS[name]}` is not installed"
+    if name == "kustomize":
+        return "" if kustomize() else "no kustomize 5 (HYB_KUSTOMIZE; `.ci/oracles.sh` fetches it)"
     if name in ORACLES:
         return "" if oracle(name) else f"no `{name}` ({ORACLES[name]}; `.ci/oracles.sh` fetches it)"
     if name == "route_crd":
         return "" if route_crd() else "no CRD of OpenShift's Route (HYB_ROUTE_CRD)"
-    if name == "kustomize":
-        return "" if kubectl() else "no kubectl with kustomize 5 (HYB_KUBECTL; `.ci/oracles.sh` fetches it)"
     if name == "crds":
         return "" if crds() else "no folder with Skupper's CRDs (HYB_SKUPPER_CRDS)"
     if name == "wheel":
@@ -75,15 +75,16 @@ def route_crd() -> Path | None:
     return file if file.is_file() else None
 
 
-def kubectl() -> str:
-    """A kubectl whose kustomize knows components and patches; "" when there is none."""
-    for found in (oracle("kubectl"), shutil.which("kubectl")):
-        if found:
-            done = subprocess.run([str(found), "version", "--client", "-o", "json"], capture_output=True, check=False)
-            version = json.loads(done.stdout or b"{}").get("kustomizeVersion", "")
-            if version.startswith("v5"):
-                return str(found)
-    return ""
+def kustomize() -> list[str]:
+    """The command that builds the folder behind it, with a kustomize that knows components and patches; empty: none."""
+    for program, word in ((oracle("kustomize"), "build"), (shutil.which("kustomize"), "build")):
+        if program:
+            return [str(program), word]
+    if found := shutil.which("kubectl"):
+        done = subprocess.run([found, "version", "--client", "-o", "json"], capture_output=True, check=False)
+        if json.loads(done.stdout or b"{}").get("kustomizeVersion", "").startswith("v5"):
+            return [found, "kustomize"]
+    return []
 
 
 def need(*names: str) -> None:

@@ -14,7 +14,7 @@ import yaml
 from hyb.store import Store
 from tests.deployments import DIGEST
 from tests.hyb import Hyb
-from tests.need import kubectl, need
+from tests.need import kustomize, need
 
 IMAGE = f"registry.example.com/hyb-chat{DIGEST}"
 GOOD = ("deploy", "van", "--image", IMAGE, "--host", "chat.example.com")
@@ -71,7 +71,7 @@ def test_all_four_ways_in_are_built_by_kustomize(hyb: Hyb) -> None:
     for overlay, kind in (
         ("openshift", "Route"), ("nginx", "Ingress"), ("gateway", "HTTPRoute"), ("loadbalancer", "Service"),
     ):  # fmt: skip
-        command = [kubectl(), "kustomize", f"deploy/overlays/{overlay}"]
+        command = [*kustomize(), f"deploy/overlays/{overlay}"]
         done = subprocess.run(command, cwd=hyb.home, capture_output=True, text=True, check=True)
         kinds = [d["kind"] for d in yaml.safe_load_all(done.stdout)]
         assert kind in kinds and "Deployment" in kinds

@@ -19,7 +19,7 @@ from hyb.render.deploy import base, gateway, route
 from hyb.render.deploy.facts import DeployFacts
 from hyb.render.deploy.kustomize import folder
 from tests.deployments import ALL, BUILDS, FACTS, IN_CLUSTER, OIDC, OPENSHIFT, PLAIN, build, built, ordered, pod_of
-from tests.need import kubectl, need, oracle, route_crd
+from tests.need import kustomize, need, oracle, route_crd
 
 ROOT = Path(__file__).parents[4]
 DATA = ROOT / "tests" / "data" / "deploy"
@@ -74,7 +74,7 @@ def test_the_real_kustomize_builds_what_our_small_one_does(name: str, overlay: s
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     done = subprocess.run(
-        [kubectl(), "kustomize", f"overlays/{overlay}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*kustomize(), f"overlays/{overlay}"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert ordered(list(yaml.safe_load_all(done.stdout))) == ordered(built(name, overlay))
