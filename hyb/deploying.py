@@ -47,7 +47,8 @@ def targets(text: str, store: Store, namespace: str = "") -> list[Target]:
     artifact = store.artifact(store.resolve(text))
     if artifact.kind == "link":
         files = {f.path: store.read(f.blob.digest) for f in artifact.files}
-        return _of_documents(list(_documents(files)), text)
+        documents = list(_documents(files))
+        return _of_documents(documents, text) if documents else _of_meta(artifact.meta)
     if artifact.kind != "service":
         raise HybError(f"`{text}` is a {artifact.kind}, not a link", hint="give a link, its folder, or a service")
     if "kubernetes" not in artifact.meta.get("targets", ()):
@@ -133,6 +134,16 @@ def _documents(files: Mapping[str, bytes]) -> Iterator[Mapping[str, Any]]:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise HybError(f"`{path}` of the link is no YAML", hint="write the link's folder again") from error
         yield from (d for d in found if isinstance(d, dict))
+
+
+def _of_meta(meta: Mapping[str, Any]) -> list[Target]:
+    """Of a link without documents: one that is made by commands."""
+    services = meta.get("models") or [meta]
+    ports = {str(m["host"]): m["port"] for m in services}  # several models may answer behind one name
+    access, own = str(meta.get("access", "route")), str(meta.get("router_access", ""))
+    spaces = meta.get("namespaces") or [meta["namespace"]]
+    taken = (own, *ports)
+    return [Target(space, host, port, access, taken=taken) for space in spaces for host, port in ports.items()]
 
 
 def _of_documents(documents: list[Mapping[str, Any]], text: str) -> list[Target]:

@@ -52,6 +52,28 @@ def test_the_links_folder_says_the_same_as_the_link(store: Store, tmp_path: Path
     assert deploying.targets(str(tmp_path / "link" / "openshift"), store) == deploying.targets("van", store)
 
 
+def test_a_link_that_is_made_by_commands_says_it_in_its_description(store: Store) -> None:
+    meta = {
+        "namespaces": ["a", "b"], "access": "loadbalancer", "router_access": "hyb",
+        "models": [{"host": "llm", "port": 8000}, {"host": "llm", "port": 8000}, {"host": "code", "port": 8001}],
+    }  # fmt: skip
+    store.tag("cli", store.add_artifact("link", [], meta=meta).digest)
+    found = deploying.targets("cli", store)
+    assert [(t.namespace, t.host, t.port) for t in found] == [
+        ("a", "llm", 8000), ("a", "code", 8001), ("b", "llm", 8000), ("b", "code", 8001),
+    ]  # fmt: skip
+    assert found[0].access == "loadbalancer" and found[0].taken == ("hyb", "llm", "code")
+
+
+def test_a_name_in_the_store_comes_before_a_folder_of_that_name(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "van", listener("elsewhere", "trap"))
+    monkeypatch.chdir(tmp_path)
+    assert [t.host for t in deploying.targets("van", store)] == ["llm"]
+    assert [t.host for t in deploying.targets("./van", store)] == ["trap"]
+
+
 def test_a_service_in_the_cluster_is_called_itself(store: Store) -> None:
     (found,) = deploying.targets("cluster", store, "models")
     assert (found.namespace, found.host, found.in_cluster, found.secret) == ("models", "bot", True, "bot-api-key")

@@ -15,26 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hyb.render.deploy.base import meta
-from hyb.render.deploy.facts import (
-    CLUSTER_PORT,
-    LINK_PORTS,
-    OPENSHIFT_INGRESS,
-    ROUTER,
-    ROUTER_METRICS,
-    ROUTER_PORTS,
-    DeployFacts,
-)
+from hyb.render.deploy.facts import LINK_PORTS, OPENSHIFT_INGRESS, ROUTER, ROUTER_PORTS, DeployFacts
 from hyb.render.dump import Document
 from hyb.render.unit import CONTAINER_PORT
 
 NAMESPACE = "kubernetes.io/metadata.name"
 """The label with a namespace's name that Kubernetes sets itself."""
-MONITORING = (
-    {"network.openshift.io/policy-group": "monitoring"},
-    {NAMESPACE: "openshift-user-workload-monitoring"},
-    {NAMESPACE: "monitoring"},
-)
-"""Where Prometheus runs: OpenShift's two, and that of the Prometheus operator elsewhere."""
 DNS = (
     ({NAMESPACE: "kube-system"}, {"k8s-app": "kube-dns"}, 53),
     ({NAMESPACE: "openshift-dns"}, {"dns.operator.openshift.io/daemonset-dns": "default"}, 5353),
@@ -45,13 +31,9 @@ Service."""
 
 def documents(facts: DeployFacts) -> dict[str, Document]:
     """File name → policy of the base."""
-    found = {"networkpolicy-chat.yaml": chat(facts), "networkpolicy-metrics.yaml": metrics(facts)}
+    found = {"networkpolicy-chat.yaml": chat(facts)}
     if not facts.model_in_cluster:
-        found |= {
-            "networkpolicy-router.yaml": router(facts),
-            "networkpolicy-router-metrics.yaml": router_metrics(facts),
-            "networkpolicy-links.yaml": links(facts),
-        }
+        found |= {"networkpolicy-router.yaml": router(facts), "networkpolicy-links.yaml": links(facts)}
     return found
 
 
@@ -75,18 +57,6 @@ def router(facts: DeployFacts) -> Document:
     """Skupper's router: only the chat reaches its listeners. What the router itself calls stays as it was."""
     rule = {"from": [_pods(facts.select)], "ports": [_port(*ROUTER_PORTS)]}
     return _policy(facts, f"{facts.name}-router", ROUTER, {"ingress": [rule]})
-
-
-def metrics(facts: DeployFacts) -> Document:
-    """The cluster's monitoring reads the chat's metrics."""
-    rule = {"from": [_space(labels) for labels in MONITORING], "ports": [_port(CLUSTER_PORT)]}
-    return _policy(facts, f"{facts.name}-metrics", facts.select, {"ingress": [rule]})
-
-
-def router_metrics(facts: DeployFacts) -> Document:
-    """And the router's."""
-    rule = {"from": [_space(labels) for labels in MONITORING], "ports": [_port(ROUTER_METRICS)]}
-    return _policy(facts, f"{facts.name}-router-metrics", ROUTER, {"ingress": [rule]})
 
 
 def links(facts: DeployFacts) -> Document:

@@ -163,22 +163,6 @@ def test_the_routers_link_ports_are_open_to_what_brings_links_and_to_nothing_els
         assert not reaches(policies, pod, ROUTER, AMQP) and not reaches(policies, pod, ROUTER, METRICS)
 
 
-@pytest.mark.parametrize(
-    "prometheus",
-    [
-        Pod("openshift-monitoring", {}, {"network.openshift.io/policy-group": "monitoring"}),
-        Pod("openshift-user-workload-monitoring"), Pod("monitoring"),
-    ],
-)  # fmt: skip
-def test_monitoring_reaches_the_metrics_and_nothing_else(prometheus: Pod) -> None:
-    policies, chat = policies_of(ALL, "gateway")
-    for pod in (chat, ROUTER):
-        assert reaches(policies, prometheus, pod, METRICS)
-        assert not reaches(policies, STRANGER, pod, METRICS) and not reaches(policies, NEIGHBOUR, pod, METRICS)
-    assert not reaches(policies, prometheus, chat, 8080)
-    assert not reaches(policies, prometheus, ROUTER, TARGET) and not reaches(policies, prometheus, ROUTER, EDGE)
-
-
 def test_no_rule_names_the_listeners_own_port() -> None:
     """Skupper's router does not listen there: such a rule would close the link."""
     policies, _ = policies_of(replace(PLAIN, model_port=18000), "openshift")
@@ -209,5 +193,5 @@ def test_the_evaluator_would_see_a_policy_that_is_missing() -> None:
     policies, _ = policies_of(PLAIN, "openshift")
     without = [p for p in policies if p["metadata"]["name"] != "chat-router"]
     assert not reaches(without, STRANGER, ROUTER, TARGET), "the links' policy selects the router, too"
-    none = [p for p in without if p["metadata"]["name"] not in ("chat-links", "chat-router-metrics")]
+    none = [p for p in without if p["metadata"]["name"] != "chat-links"]
     assert reaches(none, STRANGER, ROUTER, TARGET)
