@@ -16,6 +16,7 @@ PEOPLE_PORT, CLUSTER_PORT, DOOR_PORT = 8080, 9090, 8443
 ROUTER_PORTS = (1024, 5670)
 """Where Skupper puts listeners on its router's pods, whatever the Service's port: it counts up from 1024. The router's
 own ports lie above: 5671 AMQP, 9090 metrics, 45671 and 55671 links."""
+ROUTER_AMQP = 5671
 LINK_PORTS = (55671, 45671)
 """Where the router listens for links: inter-router, edge."""
 ROUTER = {"app.kubernetes.io/name": "skupper-router", "skupper.io/component": "router"}

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from hyb.render.deploy.base import meta
-from hyb.render.deploy.facts import LINK_PORTS, OPENSHIFT_INGRESS, ROUTER, ROUTER_PORTS, DeployFacts
+from hyb.render.deploy.facts import LINK_PORTS, OPENSHIFT_INGRESS, ROUTER, ROUTER_AMQP, ROUTER_PORTS, DeployFacts
 from hyb.render.dump import Document
 from hyb.render.unit import CONTAINER_PORT
 
 NAMESPACE = "kubernetes.io/metadata.name"
 """The label with a namespace's name that Kubernetes sets itself."""
+OBSERVER = {"app.kubernetes.io/part-of": "skupper-network-observer"}
+"""Label of the network observer's pods, as its Helm chart writes it."""
 DNS = (
     ({NAMESPACE: "kube-system"}, {"k8s-app": "kube-dns"}, 53),
     ({NAMESPACE: "openshift-dns"}, {"dns.operator.openshift.io/daemonset-dns": "default"}, 5353),
@@ -54,21 +56,25 @@ def _to_model(facts: DeployFacts) -> dict[str, Any]:
 
 
 def router(facts: DeployFacts) -> Document:
-    """Skupper's router: only the chat reaches its listeners. What the router itself calls stays as it was."""
-    rule = {"from": [_pods(facts.select)], "ports": [_port(*ROUTER_PORTS)]}
-    return _policy(facts, f"{facts.name}-router", ROUTER, {"ingress": [rule]})
+    """Skupper's router: only the chat reaches its listeners; its network observer, where there is one, asks it over
+    AMQP with a certificate of Skupper's. What the router itself calls stays as it was."""
+    rules = [
+        {"from": [_pods(facts.select)], "ports": [_port(*ROUTER_PORTS)]},
+        {"from": [_pods(OBSERVER)], "ports": [_port(ROUTER_AMQP)]},
+    ]
+    return _policy(facts, f"{facts.name}-router", ROUTER, {"ingress": rules})
 
 
 def links(facts: DeployFacts) -> Document:
-    """The router's link ports: open to what brings links in, and to nothing else. Both ends show certificates there."""
+    """The router's link ports: open to what brings links in, and to a second router of the site (`ha`), which links to
+    the first. Both ends show certificates there."""
     sources: dict[str, list[dict[str, Any]]] = {
         "route": [_space(labels) for labels in OPENSHIFT_INGRESS],
         "ingress-nginx": [_space({NAMESPACE: "ingress-nginx"})],
         "local": [{"namespaceSelector": {}, "podSelector": {"matchLabels": ROUTER}}],
     }
-    rule = (
-        {"from": found} if (found := sources.get(facts.access)) else {}
-    )  # a load balancer's clients come from anywhere
+    found = sources.get(facts.access)  # none: a balancer's clients come from anywhere
+    rule = {"from": [*found, _pods(ROUTER)]} if found else {}
     ports = [_port(port) for port in LINK_PORTS]
     return _policy(facts, f"{facts.name}-links", ROUTER, {"ingress": [{**rule, "ports": ports}]})
 

@@ -82,6 +82,8 @@ LABELS = {
 }  # fmt: skip
 """Of the router's pods, as Skupper 2.2.1 writes them."""
 ROUTER = Pod("chat", LABELS)
+SECOND_ROUTER = Pod("chat", {**LABELS, "skupper.io/group": "skupper-router-2"})
+"""Of a site with `ha`; it links to the first."""
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 OPENSHIFT_DNS = Pod("openshift-dns", {"dns.operator.openshift.io/daemonset-dns": "default"})
 HAPROXY = Pod("openshift-ingress", {}, {"network.openshift.io/policy-group": "ingress"})
@@ -152,15 +154,28 @@ def test_the_routers_link_ports_are_open_to_what_brings_links_and_to_nothing_els
     policies, _ = policies_of(replace(PLAIN, access=access), "openshift")
     far = Pod("elsewhere", LABELS)
     let_in = {
-        "route": (HAPROXY, HAPROXY_NEW), "ingress-nginx": (Pod("ingress-nginx"),), "local": (far, ROUTER),
+        "route": (HAPROXY, HAPROXY_NEW), "ingress-nginx": (Pod("ingress-nginx"),), "local": (far,),
         "loadbalancer": (INTERNET, STRANGER), "nodeport": (INTERNET, STRANGER),
     }  # fmt: skip
     for port in (INTER_ROUTER, EDGE):
         for pod in (HAPROXY, HAPROXY_NEW, Pod("ingress-nginx"), far, INTERNET, STRANGER):
             open_to_all = access in ("loadbalancer", "nodeport")
             assert reaches(policies, pod, ROUTER, port) == (open_to_all or pod in let_in[access]), (pod, port)
+        assert reaches(
+            policies, replace(ROUTER, labels={**LABELS, "skupper.io/group": "skupper-router-2"}), ROUTER, port
+        )
     for pod in (HAPROXY, HAPROXY_NEW, INTERNET, STRANGER, far):
         assert not reaches(policies, pod, ROUTER, AMQP) and not reaches(policies, pod, ROUTER, METRICS)
+
+
+def test_skuppers_network_observer_reaches_the_router_over_amqp_alone() -> None:
+    policies, chat = policies_of(PLAIN, "openshift")
+    observer = Pod("chat", {"app.kubernetes.io/part-of": "skupper-network-observer"})
+    assert reaches(policies, observer, ROUTER, AMQP)
+    for port in (TARGET, INTER_ROUTER, METRICS):
+        assert not reaches(policies, observer, ROUTER, port)
+    for other in (chat, STRANGER, replace(observer, namespace="other")):
+        assert not reaches(policies, other, ROUTER, AMQP)
 
 
 def test_no_rule_names_the_listeners_own_port() -> None:
