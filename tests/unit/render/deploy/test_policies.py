@@ -161,9 +161,7 @@ def test_the_routers_link_ports_are_open_to_what_brings_links_and_to_nothing_els
         for pod in (HAPROXY, HAPROXY_NEW, Pod("ingress-nginx"), far, INTERNET, STRANGER):
             open_to_all = access in ("loadbalancer", "nodeport")
             assert reaches(policies, pod, ROUTER, port) == (open_to_all or pod in let_in[access]), (pod, port)
-        assert reaches(
-            policies, replace(ROUTER, labels={**LABELS, "skupper.io/group": "skupper-router-2"}), ROUTER, port
-        )
+        assert reaches(policies, SECOND_ROUTER, ROUTER, port)
     for pod in (HAPROXY, HAPROXY_NEW, INTERNET, STRANGER, far):
         assert not reaches(policies, pod, ROUTER, AMQP) and not reaches(policies, pod, ROUTER, METRICS)
 
