@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -20,12 +21,16 @@ PROGRAMS = {
     "docker-registry": "docker-registry",
     "runsc": "runsc",
     "openssl": "/usr/bin/openssl",
+    "nginx": "nginx",
+    "node": "node",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",
     "compose_schema": "HYB_COMPOSE_SCHEMA",
     "kserve": "HYB_KSERVE",
     "podman_compose": "HYB_PODMAN_COMPOSE",
+    "kustomize": "HYB_KUSTOMIZE",
+    "gateway_api": "HYB_GATEWAY_API",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
@@ -44,8 +49,12 @@ def absent(name: str) -> str:
         return "" if importlib.util.find_spec(name) else f"the Python package `{name}` is not installed"
     if name in PROGRAMS:
         return "" if shutil.which(PROGRAMS[name]) else f"the program `{PROGRAMS[name]}` is not installed"
+    if name == "kustomize":
+        return "" if kustomize() else "no kustomize 5 (HYB_KUSTOMIZE; `.ci/oracles.sh` fetches it)"
     if name in ORACLES:
         return "" if oracle(name) else f"no `{name}` ({ORACLES[name]}; `.ci/oracles.sh` fetches it)"
+    if name == "route_crd":
+        return "" if route_crd() else "no CRD of OpenShift's Route (HYB_ROUTE_CRD)"
     if name == "crds":
         return "" if crds() else "no folder with Skupper's CRDs (HYB_SKUPPER_CRDS)"
     if name == "proton":
@@ -66,6 +75,25 @@ def crds() -> Path | None:
     beside = Path(__file__).parents[2] / "shared" / "skupper-crds"
     folder = Path(os.environ.get("HYB_SKUPPER_CRDS", beside))
     return folder if folder.is_dir() else None
+
+
+def route_crd() -> Path | None:
+    """OpenShift's CRD of the Route: `HYB_ROUTE_CRD`, or `shared/openshift-crds` beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "openshift-crds" / "routes.crd.yaml"
+    file = Path(os.environ.get("HYB_ROUTE_CRD", beside))
+    return file if file.is_file() else None
+
+
+def kustomize() -> list[str]:
+    """The command that builds the folder behind it, with a kustomize that knows components and patches; empty: none."""
+    for program, word in ((oracle("kustomize"), "build"), (shutil.which("kustomize"), "build")):
+        if program:
+            return [str(program), word]
+    if found := shutil.which("kubectl"):
+        done = subprocess.run([found, "version", "--client", "-o", "json"], capture_output=True, check=False)
+        if json.loads(done.stdout or b"{}").get("kustomizeVersion", "").startswith("v5"):
+            return [found, "kustomize"]
+    return []
 
 
 def need(*names: str) -> None:
