@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # oracles.sh FOLDER: what the tests check documents against and Debian stable of this machine lacks, each from its own
-# publisher: Podman's Quadlet generator and the Compose schema out of Debian 13's packages (signed; apt checks that),
-# KServe's Python models and podman-compose from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
+# publisher: Podman's Quadlet generator, the Compose schema and kustomize out of Debian 13's packages (signed; apt checks
+# that), the Gateway API's schema from npm, KServe's Python models and podman-compose from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
 # what can't be had is said, and its tests skip.
 set -euo pipefail
 folder=$(realpath "$1")
@@ -18,7 +18,7 @@ echo "deb [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} trixie ma
 apt=(-qq -o Dir::Etc::SourceList="$folder/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
   -o Dir::State::Lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" -o Dir::State::status=/dev/null
   -o APT::Sandbox::User=root)
-packages=(podman golang-github-compose-spec-compose-go-dev)
+packages=(podman golang-github-compose-spec-compose-go-dev kustomize)
 if [ -r "$keyring" ] && apt-get "${apt[@]}" update && (cd "$folder/debs" && apt-get "${apt[@]}" download "${packages[@]}"); then
   for deb in "$folder"/debs/*.deb; do dpkg-deb -x "$deb" "$folder/root"; done
 else
@@ -28,6 +28,16 @@ quadlet=$folder/root/usr/libexec/podman/quadlet
 if "$quadlet" -version >/dev/null 2>&1; then found HYB_QUADLET "$quadlet" quadlet; else missing "no Quadlet generator that runs here"; fi
 schema=$(find "$folder/root" -name compose-spec.json -print -quit)
 if [ -n "$schema" ]; then found HYB_COMPOSE_SCHEMA "$schema" compose_schema; else missing "no schema of Compose"; fi
+
+kustomize=$folder/root/usr/bin/kustomize
+if "$kustomize" version >/dev/null 2>&1; then found HYB_KUSTOMIZE "$kustomize" kustomize; else missing "no kustomize that runs here"; fi
+
+npm_package() { npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$folder/$1" "$2"; }
+if npm_package gateway-api @kubernetes-models/gateway-api@2.0.0; then
+  found HYB_GATEWAY_API "$folder/gateway-api" gateway_api
+else
+  missing "no schema of the Gateway API from npm"
+fi
 
 pip="python3 -m pip --disable-pip-version-check -qq"
 if $pip download --no-deps -d "$folder/wheels" kserve==0.21.0; then
