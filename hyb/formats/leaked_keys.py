@@ -1,0 +1,67 @@
+"""Keys in text by their shape: PEM private keys and API keys that bear a prefix. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LONGEST = 16 << 10
+"""Bytes of the longest key that is known."""
+_BEGIN = b"PRIVATE KEY-----"
+_PEM = re.compile(
+    rb"-----BEGIN ((?:[A-Z0-9]+ ){0,3})PRIVATE KEY-----((?:[A-Za-z0-9+/=\s:,.-]|\\[nrt]){64,16000}?)"
+    rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY-----"
+)
+_API = (
+    (b"hyb_sk_", re.compile(rb"hyb_sk_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"), "an API key of hyb"),
+    (b"hf_", re.compile(rb"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{34}(?![A-Za-z0-9])"), "a token of Hugging Face"),
+    (b"gh", re.compile(rb"(?<![A-Za-z0-9_])gh[pousr]_[A-Za-z0-9]{36}(?![A-Za-z0-9])"), "a token of GitHub"),
+    (b"AKIA", re.compile(rb"(?<![A-Za-z0-9])AKIA[A-Z2-7]{16}(?![A-Za-z0-9])"), "an access key of AWS"),
+    (b"sk-", re.compile(rb"(?<![A-Za-z0-9-])sk-(?:proj-)?[A-Za-z0-9_-]{40,}"), "an API key (`sk-…`)"),
+)
+NAMES = re.compile(
+    r"(?:^|[_.-])(?:api[_-]?keys?|(?:access|auth|bearer|hf|session)[_-]?token|token|passwords?|passwd|passphrase|"
+    r"(?:client|cookie|session)[_-]?secret|secret|access[_-]?code|private[_-]?key)$",
+    re.IGNORECASE,
+)
+"""Names of settings whose value is a secret; `…_FILE` is none of them."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A key: where it begins, what it is, and the key itself, which is never shown."""
+
+    at: int
+    what: str
+    value: bytes
+
+
+def find(window: bytes) -> Iterator[Found]:
+    """The keys in a window of bytes."""
+    if _BEGIN in window:
+        for hit in _PEM.finditer(window):
+            yield Found(hit.start(), f"a private key ({_kind(hit)})", hit[0])
+    for prefix, pattern, what in _API:
+        if prefix in window:
+            for hit in pattern.finditer(window):
+                yield Found(hit.start(), what, hit[0])
+
+
+def der(pem: bytes) -> bytes:
+    """The bytes of a PEM key, whether or not it stood in a JSON string; b"" when it is none."""
+    hit = _PEM.search(pem)
+    if not hit:
+        return b""
+    body = re.sub(rb"\\[nrt]|\s", b"", hit[2])
+    body = body[body.rfind(b",") + 1 :] if b":" in body else body
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _kind(hit: re.Match[bytes]) -> str:
+    return hit[1].decode().strip().lower() or "PKCS #8"
