@@ -59,18 +59,18 @@ class Sheet:
         `raw`: those of the text as a whole; what no field has (a comment, a key) is told by its line. `find`: the hits
         in a field's value.
         """
-        known = set()
+        known: dict[tuple[str, str], list[Field]] = {}
         for document in self.documents:
             for entry in document.fields:
                 for hit in find(entry.value.encode(errors="replace")):
-                    known.add((hit.kind, hit.what))
+                    known.setdefault((hit.kind, hit.what), []).append(entry)
                     place = self._place(document, entry)
                     if hit.kind == "credential" and self._may_hold(document, entry):
                         note(keys, hit.value, place)
                     else:
                         yield hit, place
         for hit in raw:
-            if (hit.kind, hit.what) not in known:
+            if not any(f.line <= (hit.line or 0) <= f.last for f in known.get((hit.kind, hit.what), ())):
                 yield hit, self.place.at(line=hit.line)
 
     def more(self, look: Callable[[Reader, Place, bool], None]) -> Iterator[tuple[str, str, Place]]:

@@ -38,6 +38,8 @@ _SMALLEST = 64
 """Bytes of a file that is known by its digest: shorter ones are equal by chance."""
 _PARTS = ("train.jsonl", "holdout.jsonl", "control.jsonl")
 _KEYS = ("hyb_sk_", "PRIVATE KEY-----")
+ENCODED = Needle("credential", "a key in base64")
+"""The mark of a key in base64: whether there is one has to be seen."""
 
 
 @dataclass
@@ -55,9 +57,8 @@ class Targets:
 
     def __post_init__(self) -> None:
         for text in _KEYS:
-            what = "an API key of hyb" if text.startswith("hyb") else "a private key"
-            for pattern in needles.raw_patterns(text.encode()) - {text.encode(), needles.squeeze(text.encode())}:
-                self.patterns.setdefault(pattern, Needle("credential", f"{what}, in base64"))
+            for pattern in needles.raw_patterns(text.encode()) - {needles.squeeze(text.encode())}:
+                self.patterns.setdefault(pattern, ENCODED)
 
     def add_file(self, digest: str, size: int, kind: str, what: str) -> None:
         """Look for a whole file."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyb.boundary.targets import Targets
+from hyb.boundary.targets import ENCODED, Targets
 from hyb.formats import leaked_keys, needles, prompts, recognise
 
 TAIL = leaked_keys.LONGEST
@@ -92,15 +92,20 @@ class Watch:
         for at, kind, what in recognise.embedded(window):
             self._hit(window, start, at, kind, what)
         for key in leaked_keys.find(window):
-            what = key.what
-            if known := self.watcher.targets.api_keys.get(hashlib.sha256(key.value).hexdigest()):
-                what = known
-            self._hit(window, start, key.at, "credential", what, key.value)
+            self._key(window, start, key)
         for at, needle in self.watcher.texts(window):
-            self._hit(window, start, at, needle.kind, needle.what)
+            if needle is not ENCODED:
+                self._hit(window, start, at, needle.kind, needle.what)
+            else:
+                for key in leaked_keys.in_base64(window, at):
+                    self._key(window, start, key)
         if self.log:
             for at, what in prompts.find(window):
                 self._hit(window, start, at, "prompts", what)
+
+    def _key(self, window: bytes, start: int, key: leaked_keys.Found) -> None:
+        known = self.watcher.targets.api_keys.get(hashlib.sha256(key.value).hexdigest())
+        self._hit(window, start, key.at, "credential", known or key.what, key.value)
 
     def _hit(self, window: bytes, start: int, at: int, kind: str, what: str, value: bytes = b"") -> None:
         line = self._lines + window[:at].count(b"\n") if self.text else None

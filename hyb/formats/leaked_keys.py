@@ -15,6 +15,8 @@ _PEM = re.compile(
     rb"-----BEGIN ((?:[A-Z0-9]+ ){0,3})PRIVATE KEY-----((?:[A-Za-z0-9+/=\s:,.-]|\\[nrt]){64,16000}?)"
     rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY-----"
 )
+_RUN = re.compile(rb"[A-Za-z0-9+/_\-\s]{1,24000}")
+_RUN_BACK = re.compile(rb"[A-Za-z0-9+/_\-\s]*$")
 _API = (
     (b"hyb_sk_", re.compile(rb"hyb_sk_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"), "an API key of hyb"),
     (b"hf_", re.compile(rb"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{34}(?![A-Za-z0-9])"), "a token of Hugging Face"),
@@ -48,6 +50,26 @@ def find(window: bytes) -> Iterator[Found]:
         if prefix in window:
             for hit in pattern.finditer(window):
                 yield Found(hit.start(), what, hit[0])
+
+
+def in_base64(window: bytes, at: int) -> Iterator[Found]:
+    """The keys within base64 around `at`, where a mark of a key stands in base64."""
+    left = _RUN_BACK.search(window[max(0, at - 120) : at])
+    right = _RUN.match(window, at)
+    run = b"".join((left[0] if left else b"").split() + (right[0] if right else b"").split())
+    run = run.replace(b"-", b"+").replace(b"_", b"/")
+    for first in range(4):
+        piece = run[first:]
+        data = base64.b64decode(piece[: len(piece) // 4 * 4] + _last(piece))
+        if keys := list(find(data)):
+            yield from (Found(at, f"{key.what}, in base64", key.value) for key in keys)
+            return
+
+
+def _last(run: bytes) -> bytes:
+    """The last letters, filled up."""
+    rest = run[len(run) // 4 * 4 :]
+    return rest + b"=" * (-len(rest) % 4) if len(rest) > 1 else b""
 
 
 def der(pem: bytes) -> bytes:

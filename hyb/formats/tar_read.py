@@ -70,13 +70,17 @@ class _Rest:
 
 
 def members(source: Reader) -> Iterator[Member]:
-    """The members of a tar stream. Raises TarError where the stream ends within one."""
+    """The members of a tar stream. Raises TarError where it ends too early."""
     records: dict[str, bytes] = {}
-    while block := read_exactly(source, BLOCK):
+    ended = False
+    while block := _up_to(source, BLOCK):
         if not block.strip(b"\0"):
-            continue  # the end; what stands behind it is looked at, too
+            ended = True  # what stands behind it is looked at, too
+            continue
         if not is_tar_header(block):
             yield Member(REST, "rest", None, _Rest(block, source))
+            if not ended:
+                raise TarError("it has no end: cut off, or damaged between two members")
             return
         size, kind = _number(block[124:136]), chr(block[156])
         if kind in "xgLK":
@@ -90,11 +94,16 @@ def members(source: Reader) -> Iterator[Member]:
 
 def read_exactly(source: Reader, size: int) -> bytes:
     """`size` bytes, b"" at the end. Raises TarError when the stream ends in between."""
+    data = _up_to(source, size)
+    if 0 < len(data) < size:
+        raise TarError(f"it ends {size - len(data)} bytes too early")
+    return data
+
+
+def _up_to(source: Reader, size: int) -> bytes:
+    """`size` bytes; fewer at the end."""
     data = source.read(size)
-    while 0 < len(data) < size:
-        more = source.read(size - len(data))
-        if not more:
-            raise TarError(f"it ends {size - len(data)} bytes too early")
+    while 0 < len(data) < size and (more := source.read(size - len(data))):
         data += more
     return data
 
