@@ -7,6 +7,7 @@
     documents   Kubernetes documents: what may stand in a Secret may stand nowhere else
     signed      which adapters bear a signature by a trusted key
     check       all of it together
+    recorded    what recipes said, for `hyb push`
 
 It reads and reports; it changes nothing, unpacks nothing to disk, and holds a few megabytes whatever the sizes are.
 What can't be looked into (a damaged archive, a bomb, an encrypted member) is reported like a violation: a check that

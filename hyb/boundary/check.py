@@ -19,6 +19,8 @@ from hyb.recipe import Recipe
 from hyb.store import Store
 
 CONTAINERS = "containers-storage:"
+_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "dir:")
+"""Prefixes of skopeo that name a file or a folder."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def check(order: Order, environ: Mapping[str, str], say: Say = silent) -> Report
     report = walker.report
     report.looked_for = found.counts
     report.notes += found.notes
+    if report.links:
+        report.notes.append(f"symbolic links and special files, which were not followed: {report.links:,}")
     if not (order.store or order.recipe):
         report.notes.append(
             "no store and no recipe: weights and keys were known by their shape, rows of data not at all"
@@ -60,9 +64,10 @@ def _paths(texts: Sequence[str]) -> list[tuple[str, Path | None]]:
     """(text, path), the path None for an image in Podman's storage. Raises HybError for those that are not there."""
     found: list[tuple[str, Path | None]] = []
     for text in texts:
-        plain = (
-            text.removeprefix("oci-archive:").removeprefix("docker-archive:").removeprefix("oci:").removeprefix("dir:")
-        )
+        prefix = next((p for p in _TRANSPORTS if text.startswith(p)), "")
+        plain = text.removeprefix(prefix)
+        if prefix and not Path(plain).exists():
+            plain = plain.rpartition(":")[0] or plain  # `oci:FOLDER:TAG`
         found.append((text, None) if text.startswith(CONTAINERS) else (plain, Path(plain)))
     if absent := [text for text, path in found if path is not None and not path.exists()]:
         hint = f"files, folders, or `{CONTAINERS}IMAGE` for an image that Podman has"

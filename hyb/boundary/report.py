@@ -73,6 +73,8 @@ class Report:
     files: int = 0
     members: int = 0
     documents: int = 0
+    links: int = 0
+    """Symbolic links and special files of folders, which were passed over."""
     bytes: int = 0
     """Bytes that were looked at, those of decompressed content included; holes of sparse files are not."""
     _more: Counter[tuple[str, tuple[str, ...], str]] = field(default_factory=Counter)

@@ -83,7 +83,10 @@ class Walker:
         """A file, or all files of a folder. Raises HybError (exit 3) for what can't be read or is neither."""
         if path.is_dir():
             for file in _files(path):
-                self.file(file, str(Path(shown) / file.relative_to(path)), image=_in_image(file, path))
+                if stat.S_ISREG(file.lstat().st_mode):
+                    self.file(file, str(Path(shown) / file.relative_to(path)), image=_in_image(file, path))
+                else:
+                    self.report.links += 1
         else:
             self.file(path, shown, image=False)
 
@@ -309,17 +312,15 @@ def _plain(name: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The regular files of a folder, in order; links are passed over. Raises HybError for a folder that is closed."""
+    """All but the folders below a folder, in order. Raises HybError for a folder that is closed."""
 
     def failed(error: OSError) -> None:
         raise HybError(f"`{error.filename}` can't be read: {os.strerror(error.errno or 0).lower()}") from error
 
     for parent, folders, names in os.walk(folder, onerror=failed):
         folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield path
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        yield from (Path(parent, name) for name in sorted(names + links))
 
 
 def _in_image(file: Path, top: Path) -> bool:

@@ -18,11 +18,18 @@ _PEM = re.compile(
 _RUN = re.compile(rb"[A-Za-z0-9+/_\-\s]{1,24000}")
 _RUN_BACK = re.compile(rb"[A-Za-z0-9+/_\-\s]*$")
 _API = (
-    (b"hyb_sk_", re.compile(rb"hyb_sk_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"), "an API key of hyb"),
-    (b"hf_", re.compile(rb"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{34}(?![A-Za-z0-9])"), "a token of Hugging Face"),
-    (b"gh", re.compile(rb"(?<![A-Za-z0-9_])gh[pousr]_[A-Za-z0-9]{36}(?![A-Za-z0-9])"), "a token of GitHub"),
-    (b"AKIA", re.compile(rb"(?<![A-Za-z0-9])AKIA[A-Z2-7]{16}(?![A-Za-z0-9])"), "an access key of AWS"),
-    (b"sk-", re.compile(rb"(?<![A-Za-z0-9-])sk-(?:proj-)?[A-Za-z0-9_-]{40,}"), "an API key (`sk-…`)"),
+    (b"hyb_sk_", re.compile(rb"hyb_sk_[A-Za-z0-9_-]{43}"), "an API key of hyb"),
+    *(
+        (prefix, re.compile(rb"(?<![A-Za-z0-9_-])" + prefix + rest + rb"(?![A-Za-z0-9_-])"), what)
+        for prefix, rest, what in (
+            (b"hf_", rb"[A-Za-z0-9]{34}", "a token of Hugging Face"),
+            (b"ghp_", rb"[A-Za-z0-9]{36}", "a token of GitHub"),
+            (b"ghs_", rb"[A-Za-z0-9]{36}", "a token of GitHub"),
+            (b"github_pat_", rb"[A-Za-z0-9_]{70,90}", "a token of GitHub"),
+            (b"AKIA", rb"[A-Z2-7]{16}", "an access key of AWS"),
+            (b"sk-", rb"(?:proj-)?[A-Za-z0-9_-]{40,}", "an API key (`sk-…`)"),
+        )
+    ),
 )
 NAMES = re.compile(
     r"(?:^|[_.-])(?:api[_-]?keys?|(?:access|auth|bearer|hf|session)[_-]?token|token|passwords?|passwd|passphrase|"
@@ -47,9 +54,11 @@ def find(window: bytes) -> Iterator[Found]:
         for hit in _PEM.finditer(window):
             yield Found(hit.start(), f"a private key ({_kind(hit)})", hit[0])
     for prefix, pattern, what in _API:
-        if prefix in window:
-            for hit in pattern.finditer(window):
-                yield Found(hit.start(), what, hit[0])
+        at = window.find(prefix)  # much faster than the pattern, which has to look behind itself everywhere
+        while at >= 0:
+            if key := pattern.match(window, at):
+                yield Found(at, what, key[0])
+            at = window.find(prefix, at + 1)
 
 
 def in_base64(window: bytes, at: int) -> Iterator[Found]:

@@ -79,7 +79,8 @@ def _weight(line: str) -> int:
 
 def _forms(text: str) -> Iterator[bytes]:
     once, plain = json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
-    for form in dict.fromkeys((text, plain, once, json.dumps(plain)[1:-1], json.dumps(once)[1:-1])):
+    twice = (json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in (plain, once) for ascii_only in (True, False))
+    for form in dict.fromkeys((text, plain, once, *twice)):
         yield form.encode(errors="replace")
 
 
