@@ -109,7 +109,12 @@ class Report:
     def summary(self) -> str:
         """How much was looked at, and for what, in one line."""
         at = _said(self.looked(), {"files": "file", "members": "member", "documents": "document", "bytes": "byte"})
-        singular = {"files": "file", "lines of data": "line of data", "credentials": "credential", "canaries": "canary"}
+        singular = {
+            "known files": "known file",
+            "lines of data": "line of data",
+            "credentials": "credential",
+            "canaries": "canary",
+        }
         return f"looked at {at or 'nothing'}, for {_said(self.looked_for, singular) or 'what is known by its shape'}"
 
     def as_dict(self) -> dict[str, Any]:

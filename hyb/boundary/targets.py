@@ -65,7 +65,7 @@ class Targets:
         if size >= _SMALLEST:
             self.digests.setdefault(digest, (kind, what))
             self.sizes.add(size)
-            self.counts["files"] = len(self.digests)
+            self.counts["known files"] = len(self.digests)
 
     def add_text(self, text: str, needle: Needle, *, whole: bool = False) -> None:
         """Look for a text in all its forms."""
