@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,16 @@ PROGRAMS = {
     "make": "make",
     "docker-registry": "docker-registry",
     "runsc": "runsc",
+    "nginx": "nginx",
+    "node": "node",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",
     "compose_schema": "HYB_COMPOSE_SCHEMA",
     "kserve": "HYB_KSERVE",
     "podman_compose": "HYB_PODMAN_COMPOSE",
+    "kubectl": "HYB_KUBECTL",
+    "gateway_api": "HYB_GATEWAY_API",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
@@ -44,6 +50,10 @@ def absent(name: str) -> str:
         return "" if shutil.which(PROGRAMS[name]) else f"the program `{PROGRAMS[name]}` is not installed"
     if name in ORACLES:
         return "" if oracle(name) else f"no `{name}` ({ORACLES[name]}; `.ci/oracles.sh` fetches it)"
+    if name == "route_crd":
+        return "" if route_crd() else "no CRD of OpenShift's Route (HYB_ROUTE_CRD)"
+    if name == "kustomize":
+        return "" if kubectl() else "no kubectl with kustomize 5 (HYB_KUBECTL; `.ci/oracles.sh` fetches it)"
     if name == "crds":
         return "" if crds() else "no folder with Skupper's CRDs (HYB_SKUPPER_CRDS)"
     if name == "wheel":
@@ -56,6 +66,24 @@ def crds() -> Path | None:
     beside = Path(__file__).parents[2] / "shared" / "skupper-crds"
     folder = Path(os.environ.get("HYB_SKUPPER_CRDS", beside))
     return folder if folder.is_dir() else None
+
+
+def route_crd() -> Path | None:
+    """OpenShift's CRD of the Route: `HYB_ROUTE_CRD`, or `shared/openshift-crds` beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "openshift-crds" / "routes.crd.yaml"
+    file = Path(os.environ.get("HYB_ROUTE_CRD", beside))
+    return file if file.is_file() else None
+
+
+def kubectl() -> str:
+    """A kubectl whose kustomize knows components and patches; "" when there is none."""
+    for found in (oracle("kubectl"), shutil.which("kubectl")):
+        if found:
+            done = subprocess.run([str(found), "version", "--client", "-o", "json"], capture_output=True, check=False)
+            version = json.loads(done.stdout or b"{}").get("kustomizeVersion", "")
+            if version.startswith("v5"):
+                return str(found)
+    return ""
 
 
 def need(*names: str) -> None:

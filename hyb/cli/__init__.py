@@ -20,6 +20,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "pack": ("chain", "Make an OCI image of a model"),
         "serve": ("serving", "Serve a model on this machine, OpenAI-compatible"),
         "link": ("linking", "Write the Skupper documents that link this host to a namespace"),
+        "deploy": ("deploy", "Write what puts the chat page before a link, in a cluster or on a host"),
     },
     "Recipes": {
         "init": ("recipes", "Make a recipe's folder"),

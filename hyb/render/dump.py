@@ -34,4 +34,9 @@ _Dumper.add_representer(str, _represent_text)
 def dump(documents: Document | Iterable[Document]) -> str:
     """YAML text of one document or several; keys in the order given, lines never folded."""
     several = [documents] if isinstance(documents, Mapping) else list(documents)
+    return dump_all(several)
+
+
+def dump_all(several: Iterable[Any]) -> str:
+    """The same for documents that are no mappings: a list of operations is one document."""
     return str(yaml.dump_all(several, Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=True))
