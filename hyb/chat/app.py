@@ -76,8 +76,10 @@ class Chat:
         return True
 
     def cookie_name(self, request: Request) -> str:
-        """Over https the browser itself sees to it that no neighbour's name has set it."""
-        return "__Host-hyb" if guard.is_https(request.scope, self.settings) else "hyb"
+        """Over https the browser sees to it that no neighbour's name has set it; else the port tells it from others."""
+        if guard.is_https(request.scope, self.settings):
+            return "__Host-hyb"
+        return f"hyb-{(request.scope.get('server') or ('', 0))[1]}"
 
     def allowed(self, request: Request) -> str:
         """The client, when it may ask now. Raises ChatError."""

@@ -58,7 +58,9 @@ def page_question(data: bytes, s: Settings) -> list[Message]:
 
 def page_body(messages: list[Message], model: str, s: Settings) -> dict[str, Any]:
     """What the model is asked."""
-    body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": s.max_tokens, "stream": True}
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+    if s.max_tokens:
+        body["max_tokens"] = s.max_tokens
     if s.temperature is not None:
         body["temperature"] = s.temperature
     return {**body, "stream_options": {"include_usage": True}}
@@ -86,8 +88,10 @@ def openai_body(data: bytes, model: str, s: Settings) -> dict[str, Any]:
         raise ChatError("bad_request", f"`{name}` must be a whole number of 1 or more")
     if tools := body.get("tools"):  # a template writes their names and descriptions into the prompt
         body["tools"] = _each(tools, harmless)
-    body = {k: v for k, v in body.items() if k not in ("user", "n", "max_completion_tokens")}
-    return {**body, "model": model, "messages": messages, "max_tokens": min(asked or s.max_tokens, s.max_tokens)}
+    body = {k: v for k, v in body.items() if k not in ("user", "n", "max_completion_tokens", "max_tokens")}
+    if most := min(asked or s.max_tokens, s.max_tokens or asked or 0):
+        body["max_tokens"] = most
+    return {**body, "model": model, "messages": messages}
 
 
 def shorter(messages: list[Message]) -> list[Message]:

@@ -209,15 +209,17 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         reason = error.strerror or str(error)
-        raise HybError(
-            f"can't listen on {host} port {port}: {reason.lower()}", hint="`HYB_CHAT_PORT` gives another"
-        ) from error
+        hint = "give another port: `--port`, or `HYB_CHAT_PORT` in a container"
+        raise HybError(f"can't listen on {host} port {port}: {reason.lower()}", hint=hint) from error
     return found
 
 
-def run(settings: Settings, *, announce: Callable[[int], None] | None = None) -> int:
-    """Serve until SIGTERM or ^C, and return the exit code. `announce` gets the port once it's open. Raises HybError."""
-    log = Log(settings.log != "none")
+def run(settings: Settings, *, announce: Callable[[int], None] | None = None, log: Log | None = None) -> int:
+    """Serve until SIGTERM or ^C, and return the exit code. Raises HybError.
+
+    `announce` gets the port once it's open. `log`: where events go in place of stderr.
+    """
+    log = log or Log(settings.log != "none")
     answers, asgi = assemble(settings, log)
     sockets = [bind(settings.host, settings.port)]
     if settings.metrics_port:

@@ -77,8 +77,8 @@ class Settings:
     body_bytes: int = _low(1024, 256 << 10)
     messages: int = _low(1, 200)
     """Messages in one question, history included."""
-    max_tokens: int = _low(1, 1024)
-    """Of one answer, at most."""
+    max_tokens: int = _low(0, 1024)
+    """Of one answer, at most; 0: as many as the model's server allows."""
     temperature: float | None = field(default=None, metadata={"low": 0})
     answer_bytes: int = _low(1024, 1 << 20)
     connect_seconds: float = _low(0.01, 0.8)
