@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,8 @@ class Model:
     wire: Wire
     breaker: Breaker = field(default_factory=Breaker)
     name: str = ""
+    reached: Callable[[bool], None] = lambda _yes: None
+    """Hears of each try whether the address took it. Skupper's listener takes no connection while the link is down."""
     _look_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     def check(self) -> None:
@@ -112,11 +114,20 @@ class Model:
             self.name = str(json.loads(data)["data"][0]["id"])
 
     async def _whole(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        answer = await self.wire.ask(method, path, body)
+        answer = await self._connected(method, path, body)
         try:
             return answer.status, await answer.body(LIST_BYTES)
         finally:
             answer.close()
+
+    async def _connected(self, method: str, path: str, body: bytes, **more: float) -> Answer:
+        try:
+            answer = await self.wire.ask(method, path, body, **more)
+        except WireError as error:
+            self.reached(not error.unreachable)
+            raise
+        self.reached(True)
+        return answer
 
     @contextlib.asynccontextmanager
     async def ask(self, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -134,7 +145,7 @@ class Model:
 
     async def _asked(self, data: bytes) -> Answer:
         try:
-            return await self.wire.ask("POST", "chat/completions", data, patience=self.settings.first_seconds)
+            return await self._connected("POST", "chat/completions", data, patience=self.settings.first_seconds)
         except TimeoutError as error:
             self.breaker.failed("the model gives no answer in time", hard=False)
             raise ChatError("late") from error

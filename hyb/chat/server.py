@@ -187,7 +187,8 @@ def assemble(settings: Settings, log: Log) -> tuple[Answers, Any]:
     except OSError as error:
         raise HybError(f"the CA file `{settings.ca_file}` can't be used: {error.strerror or error}") from error
     queue = Queue(settings.parallel, settings.queue, settings.client_parallel, settings.queue_seconds)
-    answers = Answers(settings, model.Model(settings, wire, Breaker(changed)), queue, metrics, log)
+    watched = model.Model(settings, wire, Breaker(changed), reached=metrics.reachable.set)
+    answers = Answers(settings, watched, queue, metrics, log)
     buckets = Buckets(settings.client_minute)
 
     def done(path: str, method: str, status: int, seconds: float) -> None:

@@ -59,7 +59,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 `eval_` where the name is taken by Python."""
 
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
-    "link": {},
+    "link": {"metrics": ("link_metrics", "Write when the certificates of all links end, for Prometheus")},
     "boundary": {"check": ("boundary", "Look for what must not leave in images, archives, manifests, logs and links")},
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is
