@@ -9,6 +9,7 @@ recipe that says nothing of a boundary restricts nothing here; a registry on loo
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,11 +28,13 @@ _CLASSES = {"dataset": "data", "report": "data", "model": "weights", "image": "w
 
 
 def record(store: Store, recipe: Recipe) -> None:
-    """Keep what a recipe says now; nothing is written when it is known already."""
+    """Keep what a recipe says now; nothing is written when it is known already, or into a read-only store."""
     known = _read(store)
     said = recipe.boundary.as_dict() if recipe.boundary else None
     if known.get(recipe.name) == said:
         return
+    if store.root.exists() and not os.access(store.root, os.W_OK):
+        return  # a store that can only be read is somebody else's: what was recorded there holds
     with store.writing(), fs.locked(store.root / "locks" / "boundaries"):
         known = {name: value for name, value in _read(store).items() if name != recipe.name}
         if said:
