@@ -481,6 +481,7 @@ def test_a_link_artifact_has_no_secret_in_the_store(tmp_path: Path) -> None:
         gzip.compress(b"abc" * 9999)[:-8] + b"\0" * 8,
         in_zip(b"q" * 4000)[:-30],
     ],
+    ids=["gzip", "zstd", "tar", "gzip's sum", "zip"],
 )
 def test_an_archive_that_is_cut_or_damaged_is_no_clean_result(tmp_path: Path, data: bytes) -> None:
     report = look(a_file(tmp_path, data))

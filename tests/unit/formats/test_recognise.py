@@ -16,7 +16,11 @@ def head(version: int, tensors: int, keys: int, word: bytes = b"general.architec
     return b"GGUF" + numbers + struct.pack(f"{order}I" if version == 1 else f"{order}Q", len(word)) + word + bytes(40)
 
 
-@pytest.mark.parametrize("data", [head(3, 2, 5), head(2, 290, 20), head(1, 2, 5), head(3, 2, 5, order=">")])
+@pytest.mark.parametrize(
+    "data",
+    [head(3, 2, 5), head(2, 290, 20), head(1, 2, 5), head(3, 2, 5, order=">")],
+    ids=["3", "2", "1", "3, big-endian"],
+)
 def test_a_gguf_of_each_version_is_known(data: bytes) -> None:
     assert recognise.weights(data) == ("weights", "a GGUF model")
 
