@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from pydantic import ValidationError
 
 from hyb import stages
 from hyb.errors import HybError
-from hyb.formats import yaml_lines
+from hyb.formats import boundary, yaml_lines
 from hyb.stages.base import StageSpec, refs
 
 FILE = "hyb.yaml"
 VERSION = 1
+_KEYS = ("hyb", "name", "boundary", "stages")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -43,7 +44,8 @@ class Entry:
 class Recipe:
     """A chain of stages. `folder`: where relative paths start. `given`: names that stand for artifacts in the store.
 
-    `whole`: the entries of the file, where this is a part of it.
+    `whole`: the entries of the file, where this is a part of it. `boundary`: what may leave this host; None where the
+    recipe says nothing of it. It is part of no step's key.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Recipe:
     folder: Path = Path()
     given: Mapping[str, str] = field(default_factory=dict)
     whole: tuple[Entry, ...] = ()
+    boundary: boundary.Boundary | None = None
 
     def upto(self, name: str | None) -> Recipe:
         """The recipe with only what `name` needs. Raises HybError for a name that it doesn't have."""
@@ -65,7 +68,7 @@ class Recipe:
             if entry.name in wanted:
                 wanted |= set(_names(entry.spec))
         kept = tuple(e for e in self.entries if e.name in wanted)
-        return Recipe(self.name, kept, self.folder, self.given, self.entries)
+        return replace(self, entries=kept, whole=self.entries)
 
 
 def find(where: Path | None) -> Path:
@@ -89,11 +92,12 @@ def read(path: Path) -> Recipe:
         raise HybError(f"{path}:{error.line}: {error}", hint="mend the YAML there") from error
     name, raw, mistakes = _top(document.value, path)
     entries, more = _entries(raw, {}, document.lines)
-    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *more]]
+    limits, wrong = _boundary(document.value)
+    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *more]]
     found = sorted([*document.mistakes, *placed], key=lambda mistake: mistake[0])
     if found:
         raise _mistakes(f"`{path}` has", [f"{path}:{line}: {text}" for line, text in found])
-    return Recipe(name, tuple(entries), path.parent)
+    return Recipe(name, tuple(entries), path.parent, boundary=limits)
 
 
 def build(
@@ -128,8 +132,8 @@ def _top(value: Any, path: Path) -> tuple[str, dict[str, Any], list[tuple[yaml_l
         hint = f"`hyb: {version}` is not known to this hyb" if "hyb" in value else "the first key is missing"
         mistakes.append((("hyb",), f"{hint}; write `hyb: {VERSION}`"))
     for key in value:
-        if key not in ("hyb", "name", "stages"):
-            mistakes.append(((key,), f"unknown key `{key}`{_near(key, ['hyb', 'name', 'stages'])}"))
+        if key not in _KEYS:
+            mistakes.append(((key,), f"unknown key `{key}`{_near(key, _KEYS)}"))
     name = value.get("name", path.resolve().parent.name.lower())
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         mistakes.append((("name",), f"the recipe's name `{name}` is not a word of a-z, 0-9 and `-` (at most 40)"))
@@ -138,6 +142,13 @@ def _top(value: Any, path: Path) -> tuple[str, dict[str, Any], list[tuple[yaml_l
         mistakes.append((("stages",), "`stages` is a mapping of at least one name to a stage"))
         raw = {}
     return str(name), raw, mistakes
+
+
+def _boundary(value: Any) -> tuple[boundary.Boundary | None, list[tuple[yaml_lines.Path, str]]]:
+    if not isinstance(value, dict) or "boundary" not in value:
+        return None, []
+    found, mistakes = boundary.parse(value["boundary"])
+    return found, [(("boundary", *where), text) for where, text in mistakes]
 
 
 def _entries(

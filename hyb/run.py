@@ -13,6 +13,7 @@ from hyb import fs, pin, receipt, stages
 from hyb import lock as lockfile
 from hyb.artifact import Artifact, short
 from hyb.blobs import ANOTHER
+from hyb.boundary import recorded
 from hyb.errors import Exit, HybError
 from hyb.lock import Lock, Locked
 from hyb.plan import Known, Step, one, plan, written_sources
@@ -84,6 +85,8 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
     outputs: dict[str, str | None] = dict(recipe.given)
     done: dict[str, Locked] = dict(lock.stages)
     with store.in_use():
+        if options.lock:
+            recorded.record(store, recipe)
         for entry in recipe.entries:
             step = one(entry, pins, lock, outputs, known(store))
             with fs.room(f"{entry.name}: can't write to the store `{store.root}`", also=ANOTHER):

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-MODULES = {"torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "openai", "jsonschema", "kubernetes_validate"}
+MODULES = {
+    "cloudcoil.models.prometheus_operator",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "xllamacpp",
+    "openai",
+    "jsonschema",
+    "kubernetes_validate",
+}
 PROGRAMS = {
     "podman": "podman",
     "skopeo": "skopeo",
@@ -21,6 +31,7 @@ PROGRAMS = {
     "docker-registry": "docker-registry",
     "runsc": "runsc",
     "openssl": "/usr/bin/openssl",
+    "promtool": "promtool",
     "nginx": "nginx",
     "node": "node",
 }

@@ -57,7 +57,8 @@ class Chat:
         address = guard.client_of(request, self.settings)
         if self.settings.sign_in == "proxy":
             peer = request.client.host if request.client else ""
-            user = request.headers.get(self.settings.user_header, "").strip()
+            users = request.headers.getlist(self.settings.user_header)
+            user = users[0].strip() if len(users) == 1 else ""  # two: one of them is somebody's own word
             if not user or not guard.is_trusted(peer, self.settings.trusted_proxies):
                 raise ChatError("sign_in", "this page must be reached through its sign-in proxy")
             return f"user {user[:200]}"
@@ -75,8 +76,10 @@ class Chat:
         return True
 
     def cookie_name(self, request: Request) -> str:
-        """Over https the browser itself sees to it that no neighbour's name has set it."""
-        return "__Host-hyb" if guard.is_https(request.scope, self.settings) else "hyb"
+        """Over https the browser sees to it that no neighbour's name has set it; else the port tells it from others."""
+        if guard.is_https(request.scope, self.settings):
+            return "__Host-hyb"
+        return f"hyb-{(request.scope.get('server') or ('', 0))[1]}"
 
     def allowed(self, request: Request) -> str:
         """The client, when it may ask now. Raises ChatError."""

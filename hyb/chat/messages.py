@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from hyb.chat.errors import ChatError
@@ -12,8 +14,9 @@ from hyb.chat.settings import Settings
 Message = dict[str, Any]
 
 CONTROL = re.compile(
-    r"<(?=\|[\w./-]{1,40}\|>|｜[^<>\n]{1,40}｜>|/?s>|/?think>|<SYS>>|</SYS>>|/?(?:start|end)_of_turn>|[be]os>|pad>)"
-    r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\])"
+    r"<(?=\|[\w./-]{1,40}\|>|｜[^<>\n]{1,40}｜>|/?s>|/?think>|<SYS>>|</SYS>>|/?(?:start|end)_of_turn>"
+    r"|/?tool_(?:call|response)>|[be]os>|pad>|unk>|[se]op>)"
+    r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]|g?MASK\]|BOS\]|EOS\])"
 )
 """Where a known chat template's own marks begin: an engine may read them as such, wherever they stand."""
 JOINER = "\u2060"  # of no width; behind the first sign it makes a mark plain text
@@ -23,6 +26,11 @@ PASSED = (
     "stop", "seed", "presence_penalty", "frequency_penalty", "response_format", "tools", "tool_choice", "n", "user",
 )  # fmt: skip
 """Fields of OpenAI's API that are passed on; an engine's own ones (a LoRA, a slot, a grammar) are not for strangers."""
+RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Most templates write a message's role as it is, so it must be none of one's own making."""
+DEEPEST = 32  # lists and objects in one another
+LARGEST = 1 << 63
 
 
 def harmless(text: str) -> str:
@@ -42,7 +50,7 @@ def page_question(data: bytes, s: Settings) -> list[Message]:
             raise ChatError("bad_request", f"`messages[{i}].role` must be user or assistant")
         if not isinstance(content, str):
             raise ChatError("bad_request", f"`messages[{i}].content` must be text")
-        found.append({"role": role, "content": harmless(_clean(content))})
+        found.append({"role": role, "content": harmless(content)})
     if found[-1]["role"] != "user" or not found[-1]["content"].strip():
         raise ChatError("bad_request", "the last message must be a question")
     return ([{"role": "system", "content": s.system}] if s.system else []) + _alternating(found)
@@ -50,7 +58,9 @@ def page_question(data: bytes, s: Settings) -> list[Message]:
 
 def page_body(messages: list[Message], model: str, s: Settings) -> dict[str, Any]:
     """What the model is asked."""
-    body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": s.max_tokens, "stream": True}
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+    if s.max_tokens:
+        body["max_tokens"] = s.max_tokens
     if s.temperature is not None:
         body["temperature"] = s.temperature
     return {**body, "stream_options": {"include_usage": True}}
@@ -63,15 +73,25 @@ def openai_body(data: bytes, model: str, s: Settings) -> dict[str, Any]:
         raise ChatError("bad_request", f"`{name[:40]}` is not supported here")
     if body.get("n") not in (None, 1):
         raise ChatError("bad_request", "`n` must be 1")
-    messages = [m if m.get("role") == "tool" else _harmless(m) for m in _listed(body, s)]
+    for name, (low, high) in RANGES.items():
+        value = body.get(name)
+        if value is not None and not (_is_number(value) and low <= value <= high):
+            raise ChatError("bad_request", f"`{name}` must be a number from {low} to {high}")
+    if not isinstance(body.get("stream", False), bool | None):
+        raise ChatError("bad_request", "`stream` must be true or false")
+    messages = [_message(m, i) for i, m in enumerate(_listed(body, s))]
     if s.system:
         messages = [{"role": "system", "content": s.system}, *messages]
     name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     asked = body.get(name)
     if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
         raise ChatError("bad_request", f"`{name}` must be a whole number of 1 or more")
-    body = {k: v for k, v in body.items() if k not in ("user", "n", "max_completion_tokens")}
-    return {**body, "model": model, "messages": messages, "max_tokens": min(asked or s.max_tokens, s.max_tokens)}
+    if tools := body.get("tools"):  # a template writes their names and descriptions into the prompt
+        body["tools"] = _each(tools, harmless)
+    body = {k: v for k, v in body.items() if k not in ("user", "n", "max_completion_tokens", "max_tokens")}
+    if most := min(asked or s.max_tokens, s.max_tokens or asked or 0):
+        body["max_tokens"] = most
+    return {**body, "model": model, "messages": messages}
 
 
 def shorter(messages: list[Message]) -> list[Message]:
@@ -95,33 +115,67 @@ def _alternating(messages: list[Message]) -> list[Message]:
     return found
 
 
-def _harmless(message: Message) -> Message:
+def _message(message: Message, i: int) -> Message:
+    if message.get("role") not in ROLES:
+        raise ChatError("bad_request", f"`messages[{i}].role` must be one of {', '.join(ROLES)}")
     content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": harmless(_clean(content))}
     if isinstance(content, list):
-        return {**message, "content": [_part(p) for p in content]}
-    return message
+        content = [_part(p) for p in content]
+    elif not isinstance(content, str | None):
+        raise ChatError("bad_request", f"`messages[{i}].content` must be text")
+    found: Message = _each({**message, "content": content}, harmless)
+    return found
 
 
 def _part(part: Any) -> Any:
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return {**part, "text": harmless(_clean(part["text"]))}
-    if isinstance(part, dict) and part.get("type") == "text":
+    if not isinstance(part, dict) or part.get("type", "text") != "text":
+        # an address in a part would be fetched by the engine
+        raise ChatError("bad_request", "only parts of text are taken")
+    if not isinstance(part.get("text"), str):
         raise ChatError("bad_request", "a part's `text` must be text")
-    raise ChatError(
-        "bad_request", "only parts of text are taken"
-    )  # an address in a part would be fetched by the engine
+    return {"type": "text", "text": part["text"]}
 
 
 def _object(data: bytes) -> dict[str, Any]:
+    """The JSON object in `data`: UTF-8, each key once, numbers that are some, without NUL and halves of characters."""
     try:
-        body = json.loads(data)
+        body = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ChatError("bad_request", "the body is no JSON") from error
     if not isinstance(body, dict):
         raise ChatError("bad_request", "the body is no JSON object")
-    return body
+    return {key: _each(value, _clean) for key, value in body.items()}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, with no key twice: which of the two counts, each reader of JSON decides for itself."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ChatError("bad_request", "the body has a key twice")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ChatError("bad_request", f"`{name}` is no number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _each(value: Any, change: Callable[[str], str], depth: int = 1) -> Any:
+    """A JSON value with every text in it changed. Raises ChatError where it's too deep, or a number too large."""
+    if isinstance(value, str):
+        return change(value)
+    if depth > DEEPEST:
+        raise ChatError("bad_request", "the body is nested too deeply")
+    if isinstance(value, list):
+        return [_each(v, change, depth + 1) for v in value]
+    if isinstance(value, dict):
+        return {change(k): _each(v, change, depth + 1) for k, v in value.items()}
+    if _is_number(value) and not (math.isfinite(value) and abs(value) <= LARGEST):
+        raise ChatError("bad_request", "a number is too large")
+    return value
 
 
 def _listed(body: dict[str, Any], s: Settings) -> list[Message]:

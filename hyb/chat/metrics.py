@@ -25,6 +25,10 @@ class Metrics:
         self.running = Gauge("hyb_chat_running", "Questions that the model works on", registry=of)
         self.waiting = Gauge("hyb_chat_queue_depth", "Questions that wait", registry=of)
         self.up = Gauge("hyb_chat_model_up", "1 when the model answers", registry=of)
+        self.reachable = Gauge(
+            "hyb_chat_model_reachable", "1 when the model's address takes connections; of a link: when it is up",
+            registry=of,
+        )  # fmt: skip
         self.opened = Counter("hyb_chat_breaker_opened", "Times that the model was found gone", registry=of)
 
     def answered(self, way: str, outcome: str, first: float, seconds: float, prompt: int, completion: int) -> None:

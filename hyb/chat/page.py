@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib import resources
 
@@ -16,6 +17,9 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+
+
+GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:;\s*q=(?!0(?:\.0*)?\s*(?:,|$))[\d.]+\s*)?(?:,|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def load() -> dict[str, File]:
         kind = TYPES.get(entry.name.rpartition(".")[2])
         if kind:
             data = entry.read_bytes()
-            tag = f'"{hashlib.sha256(data).hexdigest()[:24]}"'
+            tag = f'W/"{hashlib.sha256(data).hexdigest()[:24]}"'
             path = "/" if entry.name == "index.html" else f"/{entry.name}"
             found[path] = File(data, gzip.compress(data, 9, mtime=0), tag, kind)
     return found
@@ -44,9 +48,10 @@ def load() -> dict[str, File]:
 def answer(file: File, request: Request) -> Response:
     """The file, or 304 when the browser has it. It asks each time, so that a new release is seen at once."""
     headers = {"ETag": file.tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-    if file.tag in request.headers.get("if-none-match", ""):
+    known = request.headers.get("if-none-match", "")
+    if file.tag.removeprefix("W/") in known or known.strip() == "*":
         return Response(status_code=304, headers=headers)
-    packed = "gzip" in request.headers.get("accept-encoding", "")
+    packed = bool(GZIP.search(request.headers.get("accept-encoding", "")))
     if packed:
         headers["Content-Encoding"] = "gzip"
     return Response(file.packed if packed else file.data, headers=headers, media_type=file.media_type)

@@ -84,7 +84,17 @@ class Patient(HttpToolsProtocol):
         self._head = self._head or 0
         self._wait(self.head_seconds)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head. One that follows the body speaks for nobody: a proxy has not seen to it."""
+        if self._head is not None:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if not self.url.startswith(
+            b"/"
+        ):  # whose address names a host: it counts, the header does not (RFC 9112, 3.2.2)
+            host = self.url.partition(b"://")[2].partition(b"/")[0]
+            self.headers[:] = [(b"host", host), *(h for h in self.headers if h[0] != b"host")]
         super().on_headers_complete()
         self._head = None
         self._wait(self.body_seconds)
@@ -133,7 +143,7 @@ class Server(uvicorn.Server):
         last.cancel()
         self.watching.cancel()
         await asyncio.gather(self.watching, return_exceptions=True)
-        await self.answers.model.http.aclose()
+        self.answers.model.wire.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         again, self.answers.stopping = self.answers.stopping, True
@@ -173,11 +183,12 @@ def assemble(settings: Settings, log: Log) -> tuple[Answers, Any]:
         log("model", available=closed, **({"why": why} if why else {}))
 
     try:
-        http = model.client(settings)
+        wire = model.wire(settings)
     except OSError as error:
         raise HybError(f"the CA file `{settings.ca_file}` can't be used: {error.strerror or error}") from error
     queue = Queue(settings.parallel, settings.queue, settings.client_parallel, settings.queue_seconds)
-    answers = Answers(settings, model.Model(settings, http, Breaker(changed)), queue, metrics, log)
+    watched = model.Model(settings, wire, Breaker(changed), reached=metrics.reachable.set)
+    answers = Answers(settings, watched, queue, metrics, log)
     buckets = Buckets(settings.client_minute)
 
     def done(path: str, method: str, status: int, seconds: float) -> None:
@@ -199,15 +210,17 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         reason = error.strerror or str(error)
-        raise HybError(
-            f"can't listen on {host} port {port}: {reason.lower()}", hint="`HYB_CHAT_PORT` gives another"
-        ) from error
+        hint = "give another port: `--port`, or `HYB_CHAT_PORT` in a container"
+        raise HybError(f"can't listen on {host} port {port}: {reason.lower()}", hint=hint) from error
     return found
 
 
-def run(settings: Settings, *, announce: Callable[[int], None] | None = None) -> int:
-    """Serve until SIGTERM or ^C, and return the exit code. `announce` gets the port once it's open. Raises HybError."""
-    log = Log(settings.log != "none")
+def run(settings: Settings, *, announce: Callable[[int], None] | None = None, log: Log | None = None) -> int:
+    """Serve until SIGTERM or ^C, and return the exit code. Raises HybError.
+
+    `announce` gets the port once it's open. `log`: where events go in place of stderr.
+    """
+    log = log or Log(settings.log != "none")
     answers, asgi = assemble(settings, log)
     sockets = [bind(settings.host, settings.port)]
     if settings.metrics_port:

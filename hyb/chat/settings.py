@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -30,6 +31,8 @@ class Settings:
 
     model_url: str = ""
     """Base of the model's OpenAI API, `http://llm:8000/v1`. The only setting that must be given."""
+    model_socket: str = ""
+    """A Unix socket to reach the model's server by, in place of the URL's address."""
     key_file: str = ""
     """File with the model's API key."""
     model: str = ""
@@ -74,8 +77,8 @@ class Settings:
     body_bytes: int = _low(1024, 256 << 10)
     messages: int = _low(1, 200)
     """Messages in one question, history included."""
-    max_tokens: int = _low(1, 1024)
-    """Of one answer, at most."""
+    max_tokens: int = _low(0, 1024)
+    """Of one answer, at most; 0: as many as the model's server allows."""
     temperature: float | None = field(default=None, metadata={"low": 0})
     answer_bytes: int = _low(1024, 1 << 20)
     connect_seconds: float = _low(0.01, 0.8)
@@ -137,14 +140,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 
 def mistakes(s: Settings) -> list[str]:
     """What does not go together."""
-    found = []
-    url = urllib.parse.urlsplit(s.model_url)
-    if not s.model_url:
-        found.append(f"`{PREFIX}MODEL_URL` is not given: the base of the model's API, such as `http://llm:8000/v1`")
-    elif url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-        found.append(f"`{PREFIX}MODEL_URL` must be an http or https address such as `http://llm:8000/v1`")
-    elif url.username or url.password:
-        found.append(f"`{PREFIX}MODEL_URL` holds a password; give the key in the file of `{PREFIX}KEY_FILE`")
+    found = [f"`{PREFIX}MODEL_URL` {wrong}"] if (wrong := _wrong_url(s.model_url)) else []
     if s.sign_in == "code" and not s.access_code:
         found.append(f"`{PREFIX}SIGN_IN=code` needs `{PREFIX}ACCESS_CODE_FILE`")
     if s.access_code and len(s.access_code) < SHORTEST_CODE:
@@ -155,9 +151,30 @@ def mistakes(s: Settings) -> list[str]:
         )
     if s.sign_in == "proxy" and not s.trusted_proxies:
         found.append(f"`{PREFIX}SIGN_IN=proxy` needs `{PREFIX}TRUSTED_PROXIES`: who may say who somebody is")
+    if s.sign_in == "proxy" and any(n.prefixlen == 0 for n in s.trusted_proxies):
+        found.append(
+            f"`{PREFIX}TRUSTED_PROXIES` has everybody in it: with `{PREFIX}SIGN_IN=proxy`, all could be anybody"
+        )
+    if not re.fullmatch(r"[\w-]+", s.user_header, re.ASCII):
+        found.append(f"`{PREFIX}USER_HEADER` must be the name of a header, not `{s.user_header}`")
     if s.metrics_port and s.metrics_port == s.port:
         found.append(f"`{PREFIX}METRICS_PORT` must be another port than `{PREFIX}PORT`")
     return found
+
+
+def _wrong_url(text: str) -> str:
+    if not text:
+        return "is not given: the base of the model's API, such as `http://llm:8000/v1`"
+    try:
+        url = urllib.parse.urlsplit(text)
+        good = url.scheme in ("http", "https") and url.hostname and url.port != 0 and not (url.query or url.fragment)
+    except ValueError:  # a port that is none, a bracket that does not close
+        good = False
+    if good and (url.username or url.password):
+        return f"holds a password; give the key in the file of `{PREFIX}KEY_FILE`"
+    if not good or not (text.isascii() and text.isprintable()) or " " in text:
+        return "must be an http or https address such as `http://llm:8000/v1`"
+    return ""
 
 
 def _value(of: Any, text: str) -> Any:
@@ -167,7 +184,7 @@ def _value(of: Any, text: str) -> Any:
         "float | None": float,
         "bool": _boolean,
         "tuple[Network, ...]": _networks,
-        "tuple[str, ...]": lambda t: tuple(p.strip().lower() for p in t.split(",") if p.strip()),
+        "tuple[str, ...]": _names,
     }
     if of.type not in convert:
         choices = {"sign_in": SIGN_IN, "log": LOGS}.get(of.name)
@@ -201,6 +218,14 @@ def _networks(text: str) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(p.strip()) for p in text.split(",") if p.strip())
     except ValueError as error:
         raise ValueError(f"must be networks such as `10.128.0.0/14`: {error}") from error
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = tuple(p.strip().lower() for p in text.split(",") if p.strip())
+    for name in found:
+        if not re.fullmatch(r"[a-z0-9.-]+|[0-9a-f:]*:[0-9a-f:.]*", name) or re.fullmatch(r"[^:]*:\d*", name):
+            raise ValueError(f"must be names without a port or an address's other parts, not `{name}`")
+    return found
 
 
 def _text(path: Path, *, lines: bool) -> str:

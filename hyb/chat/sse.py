@@ -10,9 +10,12 @@ LONGEST = 1 << 20  # bytes of one event
 BEAT = b": \n\n"  # a comment: keeps a proxy from closing a connection that waits
 
 
+_written = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def event(data: Any) -> bytes:
-    """One event as bytes."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """One event as bytes. Half a character, which JSON lets through and UTF-8 does not, becomes a question mark."""
+    return b"data: " + _written(data).encode("utf-8", "replace") + b"\n\n"
 
 
 class Reader:

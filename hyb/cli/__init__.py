@@ -27,6 +27,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "plan": ("recipes", "Show what a run would do"),
         "run": ("recipes", "Run what is not done yet"),
         "verify": ("recipes", "Check store, lock and receipts against each other"),
+        "boundary": ("boundary", "Show what may leave this host, and check what is to leave"),
     },
     "The store": {
         "ls": ("storage", "List what is in the store"),
@@ -74,7 +75,9 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "start": ("link_site", "Start the private router with a link's documents"),
         "reload": ("link_site", "Give the private router the link's documents anew"),
         "stop": ("link_site", "Stop the private router and remove its site"),
+        "metrics": ("link_metrics", "Write when the certificates of all links end, for Prometheus"),
     },
+    "boundary": {"check": ("boundary", "Look for what must not leave in images, archives, manifests, logs and links")},
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is
 no second word here is an argument of the command itself."""

@@ -48,6 +48,9 @@ def chat(
         typer.Option("--think/--no-think", help="Show the reasoning; --no-think hides it. A terminal shows it."),
     ] = None,
     no_history: Annotated[bool, typer.Option("--no-history", help="Neither read nor keep the lines typed.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Serve the chat page on this machine, until ^C.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The page's port; without it, a free one.")] = 0,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
 ) -> None:
     """Chat with a served model: answers as they come, the whole chat as context, editing and history of the lines.
 
@@ -55,11 +58,15 @@ def chat(
     With a question, or one on stdin, it answers once: the answer on stdout, everything else on stderr. A server
     elsewhere is named by its URL; its key comes from a file or from HYB_API_KEY, never from an argument.
 
+    With `--web` the chat is a page in your browser: it prints the page's address, and ends with ^C.
+
     Example: hyb chat quickstart
     """
     from hyb.serving import endpoint, terminal
     from hyb.serving.client import Client
 
+    _fitting(web, {"QUESTION": question, "--load": load, "--think": think is not None, "--no-history": no_history},
+             {"--port": port, "--open": open_it})  # fmt: skip
     if url and name and not question:
         name, question = "", name
     found = endpoint.find(name, os.environ, url=url, key_file=key_file, ca=ca, offline=s.offline)
@@ -69,7 +76,9 @@ def chat(
     talk = terminal.Conversation(system or talk.system, talk.said)
     once = bool(question) or s.json or not (sys.stdin.isatty() and sys.stdout.isatty())
     if s.dry_run:
-        s.show({"url": found.address.url, "model": model, "once": once}, f"would chat with {found.address.url}")
+        where = f" on a page at http://127.0.0.1:{port or 'PORT'}/" if web else ""
+        plan = {"url": found.address.url, "model": model, **({"web": True, "port": port} if web else {"once": once})}
+        s.show(plan, f"would chat with {found.address.url}{where}")
         return
     if warning := endpoint.unencrypted(found.address):
         s.talk(f"warning: {warning}")
@@ -78,12 +87,32 @@ def chat(
     }
     with Client(found.address) as client:
         body["model"] = found.model(client, model)
+        if web:
+            from hyb.cli import chat_web
+
+            limits = {"max_tokens": max_tokens, "temperature": temperature, "system": system, "port": port}
+            raise SystemExit(chat_web.serve(s, found, body["model"], open_it=open_it, **limits))
         if once:
             _once(s, client, body, talk, question or sys.stdin.read().strip(), think=bool(think))
             return
         from hyb.cli.dialogue import Dialogue
 
         Dialogue(client, body, talk, think=think is not False, history=not no_history).run(found)
+
+
+def _fitting(web: bool, terminal: dict[str, Any], page: dict[str, Any]) -> None:
+    """Raise HybError where the page can't be shown, or an option means nothing in the way that is asked for."""
+    from hyb import engine
+    from hyb.errors import Exit, HybError
+
+    unfit = [f"`{name}`" for name, value in (terminal if web else page).items() if value]
+    if unfit:
+        way = "has no meaning with `--web`" if web else "needs `--web`"
+        raise HybError(f"{', '.join(unfit)} {way}", hint="`hyb chat --help` explains", code=Exit.USAGE)
+    if web:
+        from hyb.cli.chat_web import NEEDS
+
+        engine.require(NEEDS, "chat", "chat --web")
 
 
 def _once(s: Session, client: Client, body: dict[str, Any], talk: Conversation, question: str, *, think: bool) -> None:

@@ -95,6 +95,10 @@ def deploy(
     keep_page: Annotated[
         bool, typer.Option("--keep-page", help="Pods stay ready while the model is away: the page says so itself.")
     ] = False,
+    monitoring: Annotated[
+        str | None,
+        typer.Option("--monitoring", metavar="NAMESPACE", help="Prometheus runs there: alerts, a dashboard."),
+    ] = None,
 ) -> None:
     """Write what puts the chat page before a link: a kustomize base, an overlay for each way in, NGINX for a host.
 
@@ -117,7 +121,7 @@ def deploy(
         ingress_namespace=ingress_namespace or ("ingress-nginx" if legacy_ingress_nginx else None),
         legacy_ingress_nginx=legacy_ingress_nginx, gateway=gateway_name, gateway_namespace=space,
         gateway_listener=section, replicas=replicas, max_replicas=_most(replicas, max_replicas), parallel=parallel,
-        page_only=keep_page,
+        page_only=keep_page, monitoring=monitoring,
     )  # fmt: skip
     files = files_of(facts, found.taken)
     if legacy_ingress_nginx:

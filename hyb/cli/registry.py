@@ -31,10 +31,12 @@ def push(
     """Push a model, an image or any artifact to a registry, its digest preserved. What is there is not sent again.
 
     Layers go up in parallel; a push that was cut goes on where the registry says it stopped. Credentials are those of
-    `podman login` (or REGISTRY_AUTH_FILE), never an argument.
+    `podman login` (or REGISTRY_AUTH_FILE), never an argument. What the boundary of its recipe forbids is refused (exit
+    4), unless the registry is on loopback.
 
     Example: hyb push bot oci://registry.example/lab/bot:1 --with-reports
     """
+    from hyb.boundary.recorded import check_push
     from hyb.errors import Exit, HybError
     from hyb.hub import names
     from hyb.hub.push import push as push_artifact
@@ -49,6 +51,8 @@ def push(
             hint=f"`skopeo copy oci:{s.store.root}:{name} oci:DIR` makes a folder to carry over",
             code=Exit.OFFLINE,
         )
+    speaking = s.store.referrers(artifact.digest) if with_reports else []
+    check_push(s.store, [artifact, *speaking], place.where.partition("/")[0])
     tls(tls_verify)
     if s.dry_run:
         total = artifact.size

@@ -129,7 +129,7 @@ class PackedError(ValueError):
 
 
 def opened(path: Path) -> io.BufferedReader:
-    """The bytes of a file, unpacked when its name ends in `.gz` or `.zst`. Raises OSError, HybError.
+    """The bytes of a file, unpacked when its name ends in `.gz` or `.zst`. Raises OSError.
 
     Reading a damaged one raises EOFError, zlib.error, OSError or PackedError.
     """
@@ -138,35 +138,30 @@ def opened(path: Path) -> io.BufferedReader:
         import gzip
 
         return io.BufferedReader(gzip.open(path, "rb"))
-    if suffix == ".zst":
-        try:
-            import zstandard  # noqa: F401
-        except ImportError as error:
-            raise HybError(f"`{path}` needs the package `zstandard`", hint="pip install 'hyb[data]'") from error
-        return io.BufferedReader(_Zstandard(path))
-    return path.open("rb")
+    return io.BufferedReader(_Zstandard(path)) if suffix == ".zst" else path.open("rb")
 
 
 class _Zstandard(io.RawIOBase):
     """A stream of .zst frames; errors are PackedError."""
 
     def __init__(self, path: Path) -> None:
-        import zstandard
+        from backports import zstd
 
-        self.error: type[Exception] = zstandard.ZstdError
-        self.reader: Any = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True)
+        self.error, self.reader = zstd.ZstdError, zstd.ZstdFile(path)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return int(self.reader.readinto(buffer))
+            data = self.reader.read(len(buffer))
         except self.error as error:
             raise PackedError(str(error)) from error
+        buffer[: len(data)] = data
+        return len(data)
 
     def tell(self) -> int:
-        return int(self.reader.tell())
+        return self.reader.tell()
 
     def close(self) -> None:
         self.reader.close()

@@ -25,16 +25,19 @@ PROJECT = Path(__file__).parents[2]
 CONTAINERFILE = PROJECT / "containers/chat/Containerfile"
 IMAGE, NAME = "localhost/hyb-chat:latest", "hyb-test-chat"
 KEY = "hyb_sk_only-for-this-test"
-PACKAGES = ["starlette", "uvicorn", "httptools", "httpx", "prometheus-client"]
+PACKAGES = ["starlette", "uvicorn", "httptools", "prometheus-client"]
 
 ASK = """
-import httpx, json, sys
-answer = httpx.post("http://127.0.0.1:8080/api/chat", json={"messages": [{"role": "user", "content": "say:hello"}]})
-inside = httpx.Client(base_url="http://127.0.0.1:9090")
-page = httpx.get("http://127.0.0.1:8080/")
-outside = httpx.get("http://127.0.0.1:8080/metrics")
-print(json.dumps({"status": answer.status_code, "text": answer.text, "page": page.text,
-    "ready": inside.get("/ready").status_code, "metrics": inside.get("/metrics").text, "outside": outside.status_code}))
+import http.client, json
+def ask(port, method, path, body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request(method, path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+status, text = ask(8080, "POST", "/api/chat", json.dumps({"messages": [{"role": "user", "content": "say:hello"}]}))
+print(json.dumps({"status": status, "text": text, "page": ask(8080, "GET", "/")[1],
+    "ready": ask(9090, "GET", "/ready")[0], "metrics": ask(9090, "GET", "/metrics")[1],
+    "outside": ask(8080, "GET", "/metrics")[0]}))
 """
 
 

@@ -107,3 +107,24 @@ def test_no_recipe_names_the_place_and_init(tmp_path: Path) -> None:
     with pytest.raises(HybError, match=r"no recipe") as caught:
         recipe.find(tmp_path)
     assert "hyb init" in caught.value.hint
+
+
+def test_a_boundary_is_read_and_is_part_of_no_step_s_key(tmp_path: Path) -> None:
+    from hyb.formats.boundary import Boundary
+    from hyb.plan import key_of
+
+    plain, bounded = read(tmp_path, GOOD), read(tmp_path, GOOD + "boundary: {data: never, prompts: not stored}\n")
+    assert (plain.boundary, bounded.boundary) == (None, Boundary())
+    assert bounded.upto("facts").boundary == Boundary()
+    pins = {"facts.jsonl": "sha256:" + "0" * 64}
+    keys = [key_of(r.entries[1].spec, pins, {}) for r in (plain, bounded)]
+    assert keys[0] == keys[1]
+
+
+def test_mistakes_of_a_boundary_have_their_lines(tmp_path: Path) -> None:
+    text = GOOD + "boundary:\n  data: nver\n  wieghts: never\nboundery: {}\n"
+    assert mistakes(tmp_path, text) == [
+        "8: boundary: `data` is one of never, allowed, not `nver`",
+        "9: boundary: unknown class `wieghts` (did you mean `weights`?); classes are data, weights, adapter, prompts",
+        "10: unknown key `boundery` (did you mean `boundary`?)",
+    ]

@@ -353,6 +353,17 @@ async function look() {
 
 // -- signing in -----------------------------------------------------------------------------------------------------
 
+const given = /^#code=(.+)$/.exec(location.hash)?.[1]; // a link may bring the code; a part behind # goes to no server
+if (given) window.history.replaceState(null, "", location.pathname);
+
+async function signIn() {
+  if (config.sign_in !== "code" || config.signed_in) return;
+  try {
+    if (given) { await stream.post("api/sign-in", { code: decodeURIComponent(given) }); config.signed_in = true; }
+  } catch { /* as if there were none */ }
+  if (!config.signed_in) gate();
+}
+
 function gate() { if (!$("gate").open) { $("gate").showModal(); $("code").focus(); } }
 
 async function enter(event) {
@@ -460,13 +471,13 @@ async function begin2() {
   try { config = { ...config, ...(await stream.get("api/config")) }; ready(); } catch { setUp(false, true); setTimeout(begin2, 2000); }
 }
 
-function ready() {
+async function ready() {
   $("title").textContent = config.title;
   $("note").textContent = config.note;
   $("sign-out").hidden = config.sign_in !== "code";
   document.title = chat.title ? `${chat.title} · ${config.title}` : config.title;
   setUp(config.model);
-  if (config.sign_in === "code" && !config.signed_in) gate();
+  await signIn();
   document.body.dataset.ready = "";
 }
 

@@ -58,6 +58,8 @@ def _names(facts: DeployFacts, taken: tuple[str, ...]) -> Iterator[str]:
     for what, text in (("namespace", facts.namespace), ("ingress namespace", facts.ingress_namespace)):
         if problem := names.label_problem(text):
             yield f"{what} {problem}"
+    if facts.monitoring and (problem := names.label_problem(facts.monitoring)):
+        yield f"namespace of Prometheus {problem}"
     if problem := names.service_problem(facts.name):
         yield f"name {problem}"
     elif len(facts.name) > LONGEST_NAME:

@@ -93,8 +93,8 @@ class DeployFacts:
     max_replicas: int = 4
     page_only: bool = False
     """Pods are ready while the model is away: people see the page that says so, in place of the proxy's error."""
-    monitoring: bool = False
-    """The overlays take the component `monitoring`."""
+    monitoring: str = ""
+    """Namespace of the Prometheus that measures the page; "": the overlays take no component `monitoring`."""
 
     @property
     def select(self) -> dict[str, str]:

@@ -16,7 +16,8 @@ TITLES = {
 def guide(facts: DeployFacts) -> str:
     """The whole APPLY.md."""
     ways = [_way(facts, overlay) for overlay in facts.overlays]
-    return "\n".join([_top(facts), _secrets(facts), *ways, _check(facts), *([] if facts.has_proxy else [_host(facts)])])
+    more = [*([] if facts.has_proxy else [_host(facts)]), *([_monitoring(facts)] if facts.monitoring else [])]
+    return "\n".join([_top(facts), _secrets(facts), *ways, _check(facts), *more])
 
 
 def _top(facts: DeployFacts) -> str:
@@ -145,4 +146,23 @@ The chat runs behind it on loopback, with `host/chat.env`:
 {give}      {facts.image}
 
 There the model answers at `127.0.0.1:{facts.model_port}`: a Skupper Listener, or the model itself.
+"""
+
+
+def _monitoring(facts: DeployFacts) -> str:
+    secret = f" (Secret `{facts.name}-observer`, entry `htpasswd`, by `htpasswd -B -c`)"
+    password = "" if "openshift" in facts.overlays else secret
+    return f"""\
+## Monitoring
+
+The overlays bring it along: Prometheus in the namespace `{facts.monitoring}` measures the page and Skupper's
+router, and has the alerts. On OpenShift, user workload monitoring must be on. Grafana: its sidecar finds the ConfigMap
+`{facts.name}-dashboard`, or import `monitoring/dashboard.json`.
+
+`monitoring/private-host/` is for a Prometheus on the private host, and `monitoring/observer/` shows the traffic of all
+sites to who signs in. With Red Hat's operator, or with the Helm chart{password}:
+
+    kubectl apply -f monitoring/observer/networkobserver.yaml
+    helm install skupper-network-observer oci://quay.io/skupper/helm/network-observer --version 2.2.1 \\
+      -n {facts.namespace} -f monitoring/observer/values.yaml
 """

@@ -2,6 +2,7 @@
 
     base/                what every way in shares
     overlays/NAME/       one way in: its documents, its NetworkPolicy, and patches of the base
+    components/monitoring/, monitoring/    where it is wanted: what Prometheus and Grafana need
     host/                NGINX and the chat's settings for a host without a cluster (where no proxy signs people in)
     APPLY.md             what to run
 
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyb import digest as dg
-from hyb.render.deploy import base, door, gateway, guide, ingress, loadbalancer, nginx, policies, route
+from hyb.render.deploy import base, door, gateway, guide, ingress, loadbalancer, monitoring, nginx, policies, route
 from hyb.render.deploy.facts import OPENSHIFT_PODS, DeployFacts
 from hyb.render.dump import Document, dump_all
 
@@ -38,6 +39,8 @@ def folder(facts: DeployFacts) -> dict[str, str]:
         files |= _overlay(facts, overlay)
     if not facts.has_proxy:
         files |= {"host/nginx.conf": nginx.site(facts), "host/chat.env": nginx.environment(facts)}
+    if facts.monitoring:
+        files |= monitoring.files(facts)
     files["APPLY.md"] = guide.guide(facts)
     return dict(sorted(files.items()))
 

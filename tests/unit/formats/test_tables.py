@@ -89,9 +89,9 @@ def test_a_damaged_parquet_file_is_an_error_in_words(tmp_path: Path) -> None:
 
 
 def pack(path: Path, data: bytes) -> None:
-    import zstandard
+    from backports import zstd
 
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else zstandard.compress(data))
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else zstd.compress(data))
 
 
 @pytest.mark.parametrize("packed", ["gz", "zst"])
@@ -110,12 +110,8 @@ def test_a_packed_file_that_was_cut_off_is_an_error_in_words(tmp_path: Path, pac
     path = tmp_path / f"a.jsonl.{packed}"
     pack(path, "".join(f'{{"question": "q{n}", "answer": "{n * 7919}"}}\n' for n in range(5000)).encode())
     path.write_bytes(path.read_bytes()[:-5000])
-    if packed == "gz":
-        with pytest.raises(HybError, match=r"broken|can't read"):
-            read(path)
-    else:  # a frame that ends early ends the stream: the last, half line is the mistake
-        _, mistakes = read(path)
-        assert mistakes
+    with pytest.raises(HybError, match=r"broken|can't read"):
+        read(path)
     path.write_bytes(b"no archive at all")
     with pytest.raises(HybError, match=r"broken|can't read"):
         read(path)
