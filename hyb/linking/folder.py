@@ -53,11 +53,14 @@ def materialise(
     renew: bool = False,
     say: Say = silent,
     now: datetime | None = None,
+    passphrase: bytes | None = None,
+    authority: certificates.Pair | None = None,
 ) -> list[Path]:
     """Write a link's folders to `out`, with Secrets from its credentials (minted when there are none).
 
-    Returns the files in order. The same artifact and credentials leave the folder untouched. Raises HybError: exit 3
-    when `out` holds something that hyb did not write or that was edited since, exit 4 when a check says no.
+    `passphrase`, `authority`: see `hyb.credentials.mint`. Returns the files in order. The same artifact and credentials
+    leave the folder untouched. Raises HybError: exit 3 when `out` holds something that hyb did not write or that was
+    edited since, exit 4 when a check says no.
     """
     if artifact.kind != "link":
         raise HybError(f"`{artifact.digest}` is a {artifact.kind}, not a link", hint="give the name of a link stage")
@@ -67,13 +70,18 @@ def materialise(
         _check_target(place, out)
     meta = artifact.meta
     folder = credentials.link_folder(environ, meta["credentials"])
-    order = credentials.Order(meta["credentials"], tuple(meta["hosts"]), meta["days"], meta["ca_days"], meta["client"])
-    minted = credentials.mint(folder, order, now, renew=renew)
+    order = credentials.Order(
+        meta["credentials"], {meta["namespace"]: tuple(meta["hosts"])}, meta["days"], meta["ca_days"],
+        (meta["client"].removeprefix("link-"),),
+    )  # fmt: skip
+    minted = credentials.mint(folder, order, now, renew=renew, passphrase=passphrase, authority=authority)
     for note in minted.notes:
         say(note)
     files = {f.path: store.read(f.blob.digest) for f in artifact.files}
     for side, data in (("private", minted.client_data()), ("openshift", minted.server_data())):
         document = sk.secret(meta["secrets"][side]["name"], meta["secrets"][side]["namespace"], data)
+        if side == "openshift" and minted.annotations:
+            document["metadata"]["annotations"] = dict(minted.annotations)
         files[f"{side}/{sk.file_name(document)}"] = dump(document).encode()
     if mistakes := check_documents(*(_parsed(files, side) for side in skupper_check.SIDES), now=now):
         raise HybError("the link's documents would not work", details=mistakes, code=Exit.CHECK)
