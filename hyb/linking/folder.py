@@ -14,24 +14,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
-import glob
-import json
-import os
-import secrets
-import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hyb import certificates, credentials, fs
-from hyb import digest as dg
-from hyb.artifact import Artifact, safe_path
+from hyb import certificates, credentials, fs, owned
+from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
 from hyb.progress import Say, silent
 from hyb.render.dump import Document, dump
@@ -39,9 +30,8 @@ from hyb.render.skupper import check as skupper_check
 from hyb.render.skupper import documents as sk
 from hyb.store import Store
 
-MARKER = ".hyb-link.json"
-_FORMAT = 1
-_TEMPORARY, _OLD = "hyb-tmp", "hyb-old"
+MARK = owned.Mark("hyb-link", private=True)
+MARKER = MARK.file
 
 
 def materialise(
@@ -67,7 +57,7 @@ def materialise(
     now = now or datetime.now(UTC)
     place = out.resolve()
     with fs.explained(f"can't read `{out}`"):
-        _check_target(place, out)
+        owned.check_target(place, out, MARK)
     meta = artifact.meta
     folder = credentials.link_folder(environ, meta["credentials"])
     order = credentials.Order(
@@ -86,7 +76,7 @@ def materialise(
     if mistakes := check_documents(*(_parsed(files, side) for side in skupper_check.SIDES), now=now):
         raise HybError("the link's documents would not work", details=mistakes, code=Exit.CHECK)
     with fs.explained(f"can't write `{out}`"):
-        _publish(place, out, files)
+        owned.publish(place, out, files, MARK)
     return [out / path for path in sorted(files)]
 
 
@@ -152,89 +142,3 @@ def _tls_data(documents: Sequence[Document], kind: str) -> dict[str, bytes]:
             except (KeyError, TypeError, ValueError, binascii.Error):
                 return {}
     return {}
-
-
-# -- the folder ----------------------------------------------------------------------------------------------------
-
-
-def _check_target(out: Path, shown: Path) -> None:
-    """Raises HybError when `out` (as the user wrote it: `shown`) is not free, not empty and not as hyb left it."""
-    if not out.exists():
-        return
-    hint = "give another folder, or move this one away; nothing was changed"
-    if not out.is_dir():
-        raise HybError(f"`{shown}` is a file", hint=hint)
-    present = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
-    if not present and not any(out.iterdir()):
-        return
-    try:
-        marker = json.loads((out / MARKER).read_bytes())
-        written: dict[str, str] = marker["files"]
-        if marker["hyb-link"] != _FORMAT or not isinstance(written, dict):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise HybError(f"`{shown}` is not empty and was not written by hyb", hint=hint) from None
-    changed = [f"`{p}` was added" for p in sorted(present - {MARKER, *written})]
-    changed += [f"`{p}` was taken away" for p in sorted(set(written) - present)]
-    changed += [f"`{p}` was edited" for p in sorted(present & set(written)) if dg.of_file(out / p)[0] != written[p]]
-    if changed:
-        raise HybError(f"`{shown}` was edited since hyb wrote it", details=changed, hint=hint)
-
-
-def _publish(out: Path, shown: Path, files: Mapping[str, bytes]) -> None:
-    """Make `out` hold exactly `files`, in one rename; an equal folder only has its modes set right."""
-    digests = {path: dg.of_bytes(data) for path, data in files.items()}
-    marker = json.dumps({"hyb-link": _FORMAT, "files": digests}, sort_keys=True, indent=1).encode()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _locked_folder(out.parent):
-        for suffix in (_TEMPORARY, _OLD):  # of a process that was killed: they hold keys
-            for left in out.parent.glob(f".{glob.escape(out.name)}.*.{suffix}"):
-                shutil.rmtree(left)
-        _check_target(out, shown)  # again, now that nobody else of us writes here
-        if out.is_dir() and (out / MARKER).is_file() and (out / MARKER).read_bytes() == marker:
-            _set_modes(out)
-            return
-        temporary, old = (out.with_name(f".{out.name}.{secrets.token_hex(6)}.{s}") for s in (_TEMPORARY, _OLD))
-        try:
-            _fill(temporary, {**files, MARKER: marker})
-            if out.exists():
-                out.replace(old)
-            temporary.replace(out)
-            fs.sync_folder(out.parent)
-        except OSError:
-            if old.exists() and not out.exists():
-                old.replace(out)
-            raise
-        finally:
-            for left in (temporary, old):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.mkdir(mode=0o700)
-    for path, data in files.items():
-        place = folder / safe_path(path)
-        place.parent.mkdir(mode=0o700, exist_ok=True)
-        fs.write_atomic(place, data, mode=0o600)
-    _set_modes(folder)
-    fs.sync_folder(folder)
-
-
-def _set_modes(folder: Path) -> None:
-    """Folders 0700, whatever the umask; Secrets 0600, the rest 0644 (inside folders that are closed)."""
-    for path in (folder, *folder.rglob("*")):
-        is_secret = path.name == MARKER or path.name.startswith("Secret-")
-        mode = 0o700 if path.is_dir() else 0o600 if is_secret else 0o644
-        if stat.S_IMODE(path.stat().st_mode) != mode:
-            path.chmod(mode)
-
-
-@contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    """An advisory lock on a folder itself: no lock file left among the user's files."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
