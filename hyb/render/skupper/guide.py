@@ -111,7 +111,7 @@ def access_commands(facts: LinkFacts, site: PublicSite) -> list[str]:
     """How to see under which addresses the router is reached."""
     if facts.access.kind == "route":
         return [f"oc get route -n {site.namespace} -o custom-columns=HOST:.spec.host"]
-    each = "{range .status.endpoints[*]}{.name} {.host}:{.port}{\"\\n\"}{end}"
+    each = '{range .status.endpoints[*]}{.name} {.host}:{.port}{"\\n"}{end}'
     return [f"{client(facts)} get routeraccess {facts.access.name} -n {site.namespace} -o jsonpath='{each}'"]
 
 
@@ -173,11 +173,15 @@ def check_text(facts: LinkFacts) -> str:
     word = "OpenShift" if oc == "oc" else "the cluster"
     for public in facts.public:
         for service in facts.services:
-            kind, has = ("multikeylistener", "a destination") if service.strategy else ("listener", "a matching connector")
+            kind, has = (
+                ("multikeylistener", "a destination") if service.strategy else ("listener", "a matching connector")
+            )
             name = service.name or service.host
             lines.append((f"{oc} get {kind} {name} -n {public.namespace}", f"on {word}: has {has}"))
     for service in facts.services:
-        lines.append((f"curl http://{service.host}:{service.port}/v1/models", "from a pod of the namespace, with the API key"))
+        lines.append(
+            (f"curl http://{service.host}:{service.port}/v1/models", "from a pod of the namespace, with the API key")
+        )
     hosts = "`, `".join(dict.fromkeys(service.host for service in facts.services))
     one = len({service.host for service in facts.services}) == 1
     return f"""\

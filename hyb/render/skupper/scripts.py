@@ -56,7 +56,11 @@ def private_script(facts: LinkFacts, site: PrivateSite) -> str:
             _run("skupper", "connector", "create", target.name, target.port, *where, "--routing-key",
                  target.routing_key, "--namespace", site.namespace)
         )  # fmt: skip
-    apply = 'kubectl apply --filename "$link"' if site.platform == "kubernetes" else 'skupper system apply --filename "$link"'
+    apply = (
+        'kubectl apply --filename "$link"'
+        if site.platform == "kubernetes"
+        else 'skupper system apply --filename "$link"'
+    )
     lines += ['for link in "$@"; do', f"    {apply} --namespace {shlex.quote(site.namespace)}", "done"]
     if site.platform != "kubernetes":
         lines.append(_run("skupper", "system", "start", "--namespace", site.namespace))
