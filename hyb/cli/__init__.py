@@ -57,7 +57,12 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 `eval_` where the name is taken by Python."""
 
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
-    "link": {},
+    "link": {
+        "list": ("link_credentials", "List the credentials of all links, and until when they are good"),
+        "renew": ("link_credentials", "Make new certificates, or a new CA, without an outage"),
+        "revoke": ("link_credentials", "Make a private site's certificate worthless"),
+        "passphrase": ("link_credentials", "Encrypt the CA's key, or change its passphrase"),
+    },
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is
 no second word here is an argument of the command itself."""

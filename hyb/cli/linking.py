@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hyb.cli.link_credentials import AuthorityKeyOption, AuthorityOption, PassphraseOption, secrets_given
 from hyb.cli.session import Session, command
 
 
@@ -33,6 +34,9 @@ def link(
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")] = Path("link"),
     renew: Annotated[bool, typer.Option("--renew", help="New certificates of the same authority.")] = False,
+    ca: AuthorityOption = None,
+    ca_key: AuthorityKeyOption = None,
+    ca_passphrase_file: PassphraseOption = None,
 ) -> None:
     """Write the documents that link this host to a namespace: private/, openshift/, and APPLY.md with what to run.
 
@@ -43,6 +47,7 @@ def link(
     from hyb.errors import Exit, HybError
     from hyb.linking.folder import materialise
 
+    passphrase, authority = secrets_given(ca_passphrase_file, ca, ca_key)
     artifact = s.store.artifact(s.store.resolve(service))
     if artifact.kind != "link":
         from hyb.cli.chain import Chain
@@ -74,7 +79,9 @@ def link(
             "\n".join(f"would write {out / f.path}" for f in artifact.files),
         )
         return
-    written = materialise(s.store, artifact, out, os.environ, renew=renew, say=s.talk)
+    written = materialise(
+        s.store, artifact, out, os.environ, renew=renew, say=s.talk, passphrase=passphrase, authority=authority
+    )
     s.show(
         {"link": artifact.digest, "written": [str(p) for p in written]},
         "\n".join([*(f"wrote {p}" for p in written), f"next: {out / 'APPLY.md'} says what to run where"]),

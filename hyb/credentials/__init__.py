@@ -23,6 +23,27 @@ from hyb.certificates import WARN
 from hyb.credentials.kept import link_folder
 from hyb.credentials.mint import mint
 from hyb.credentials.order import CA_DAYS, DAYS, Credentials, Order
+from hyb.credentials.passphrase import change_passphrase, read_authority, read_passphrase
+from hyb.credentials.revoke import readmit, revoke
 from hyb.credentials.rotate import Change, renew
+from hyb.credentials.survey import Surveyed, known, survey
 
-__all__ = ["CA_DAYS", "DAYS", "WARN", "Change", "Credentials", "Order", "link_folder", "mint", "renew"]
+__all__ = [
+    "CA_DAYS",
+    "DAYS",
+    "WARN",
+    "Change",
+    "Credentials",
+    "Order",
+    "Surveyed",
+    "change_passphrase",
+    "known",
+    "link_folder",
+    "mint",
+    "read_authority",
+    "read_passphrase",
+    "readmit",
+    "renew",
+    "revoke",
+    "survey",
+]

@@ -169,6 +169,11 @@ def _write(path: Path, data: bytes) -> None:
     path.chmod(0o600)
 
 
+def no_credentials(name: str) -> HybError:
+    """The error of a link that has none."""
+    return HybError(f"there are no credentials of a link `{name}`", hint="`hyb link list` shows what there is")
+
+
 def _damaged(path: Path, what: str) -> HybError:
     return HybError(f"`{path}` {what}", code=Exit.CHECK,
                     hint="put a good copy back, or move it away: then a new one is made")  # fmt: skip
@@ -178,11 +183,13 @@ def _damaged(path: Path, what: str) -> HybError:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[list[str]]:
-    """The folder, made 0700 and locked; yields the list of notes, begun with what had to be tightened.
+def opened(folder: Path, *, make: bool = False) -> Iterator[list[str]]:
+    """The folder, 0700 and locked; yields the list of notes, begun with what had to be tightened.
 
-    Raises HybError when it is not ours or can't be written.
+    Raises HybError when it is not ours, can't be written, or is not there (unless `make`).
     """
+    if not make and not folder.is_dir():
+        raise no_credentials(folder.name)
     with fs.explained(f"can't keep credentials in `{folder}`"):
         for place in (folder.parent.parent, folder.parent, folder):
             _make_private(place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hyb.certificates import Pair, is_encrypted
 from hyb.credentials import kept
 from hyb.credentials.order import Credentials, Order, check
 from hyb.credentials.rotate import refuse_unfinished, renewed
-from hyb.credentials.settle import Signer, adopt_old_names, new_ca, settle
+from hyb.credentials.settle import Signer, adopt_old_names, new_ca, refuse_unfit, settle
 from hyb.errors import Exit, HybError
 
 
@@ -32,10 +31,11 @@ def mint(
     damaged or revoked, exit 3 when the folder is not ours or can't be written, or a passphrase is missing or wrong.
     """
     check(order)
-    with kept.opened(folder) as notes, fs.explained(f"can't keep credentials in `{folder}`"):
+    with kept.opened(folder, make=True) as notes, fs.explained(f"can't keep credentials in `{folder}`"):
         state = kept.read_state(folder)
         refuse_revoked(order, state)
         adopt_old_names(folder, order)
+        refuse_unfit(order, authority)
         authorities = kept.read_authorities(folder)
         if authorities is None:
             if any(kept.leaves(folder, role) for role in ("server", "client")):
@@ -55,7 +55,7 @@ def mint(
             notes.append(f"the CA is being changed, step {kept.PHASES[authorities.phase]} of 3:"
                          f" `hyb link renew {order.name} --applied` once both sides are applied")  # fmt: skip
         if renew:
-            return renewed(folder, order, replace(state, cut=False), signer, notes).credentials
+            return renewed(folder, order, state, signer, notes).credentials
         return settle(folder, order, state, signer, notes)
 
 

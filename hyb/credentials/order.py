@@ -72,10 +72,12 @@ def _chosen(pairs: Mapping[str, Pair], name: str) -> Pair:
 def check(order: Order) -> None:
     """Raises HybError when nobody could use what is ordered; all mistakes together."""
     found = []
-    if not order.issuer and not any(order.servers.values()):
+    if not order.issuer and not (order.servers and all(order.servers.values())):
         found.append("it has no host, so there is no name for its server certificate")
     for kind, wanted in (("namespace", order.servers), ("private site", order.clients)):
         found += [f"{kind} {problem}" for name in wanted if (problem := names.label_problem(name))]
+    for hosts in order.servers.values():
+        found += [f"host {problem}" for host in hosts if (problem := names.host_problem(host))]
     if order.days < 1 or order.ca_days < 1:
         found.append("certificates last a day at least")
     if found:

@@ -23,7 +23,7 @@ from hyb import fs
 from hyb.certificates import Pair, is_encrypted, issued_by, lasting, load
 from hyb.credentials import kept
 from hyb.credentials.order import Credentials, Order
-from hyb.credentials.settle import Signer, new_ca, order_of, settle
+from hyb.credentials.settle import Signer, new_ca, order_of, refuse_unfit, settle
 from hyb.errors import Exit, HybError
 
 
@@ -59,11 +59,13 @@ def renew(
     with kept.opened(folder) as notes, fs.explained(f"can't keep credentials in `{folder}`"):
         state, authorities = kept.read_state(folder), kept.read_authorities(folder)
         if authorities is None:
-            raise HybError(f"there are no credentials of a link `{name}`", hint="`hyb link list` shows what there is")
+            raise kept.no_credentials(name)
         refuse_unfinished(name, state)
         order = changed(order_of(folder, name, state))
         signer = Signer(name, authorities.signer, passphrase, now)
-        state = replace(state, cut=False)
+        if state.cut and not applied:
+            notes.append(f"the last revocation still closes connections at each `oc apply`:"
+                         f" `hyb link renew {name} --applied` once all sides have it")  # fmt: skip
         if change_ca or authority:
             if authorities.phase != "steady":
                 step = kept.PHASES[authorities.phase]
@@ -78,9 +80,8 @@ def renew(
 def refuse_unfinished(name: str, state: kept.State) -> None:
     """Raises HybError (exit 4) when a revocation has begun and not ended."""
     if state.revoking:
-        site = f" --site {state.revoked[-1]}" if state.revoked else ""
         raise HybError(f"a revocation of `{name}` was cut short", code=Exit.CHECK,
-                       hint=f"`hyb link revoke {name}{site}` ends it")  # fmt: skip
+                       hint=f"`hyb link revoke {name}` ends it")  # fmt: skip
 
 
 def renewed(folder: Path, order: Order, state: kept.State, signer: Signer, notes: list[str]) -> Change:
@@ -114,6 +115,7 @@ def _begin(
     folder: Path, order: Order, state: kept.State, signer: Signer, notes: list[str], authority: Pair | None
 ) -> Change:
     """Step 1. The certificates are made anew, too, by the old CA: they shall last while the change does."""
+    refuse_unfit(order, authority)
     if is_encrypted(signer.pair.key) or not authority:
         _ = signer.opened
     kept.write(folder / kept.COMING, signer.locked(authority or new_ca(order, signer.now)))
@@ -125,6 +127,9 @@ def _advance(
     folder: Path, order: Order, state: kept.State, signer: Signer, notes: list[str], authorities: kept.Authorities
 ) -> Change:
     """From what both sides have to the next step."""
+    if authorities.phase == "steady" and state.cut:
+        made = settle(folder, order, replace(state, cut=False), signer, notes)
+        return Change(made, "steady", "later certificates close no connections", ())
     if authorities.phase == "steady":
         raise HybError(f"the CA of `{order.name}` is not being changed, so there is no next step",
                        hint="`--new-ca` begins a change")  # fmt: skip
@@ -139,7 +144,7 @@ def _advance(
     (folder / kept.LEAVING).unlink()
     fs.sync_folder(folder)
     made = settle(folder, order, state, signer, notes)
-    return Change(made, "steady", "the old CA is trusted no more", STEPS,
+    return Change(made, "steady", "step 3 of 3: the old CA is trusted no more", STEPS,
                   "in any order; the change of the CA is over then")  # fmt: skip
 
 

@@ -85,12 +85,7 @@ def settle(
     """
     authorities = kept.read_authorities(folder)
     assert authorities is not None
-    if order.issuer and not is_rsa(authorities.signer.certificate):
-        raise HybError(
-            f"the CA of `{order.name}` is ECDSA, and Skupper's controller signs with RSA only",
-            hint=f"`hyb link renew {order.name} --new-ca --issuer` changes it without an outage,"
-            " or give the link other `credentials`",
-        )
+    refuse_unfit(order, authorities.signer)
     pairs: dict[str, dict[str, Pair]] = {"server": {}, "client": {}}
     made: dict[Path, Pair] = {}
     wanted = [("server", n, hosts) for n, hosts in order.servers.items()] if not order.issuer else []
@@ -103,16 +98,24 @@ def settle(
             common = f"link-{name}" if role == "client" else "link-server"
             pair = made[path] = make_leaf(signer.opened, common, order.days, signer.now, hosts=hosts)
         pairs[role][name] = pair
+    kept.write_state(folder, replace(state, days=order.days, ca_days=order.ca_days, issuer=order.issuer))
     for path, pair in made.items():
         kept.write(path, pair)
-    state = replace(state, days=order.days, ca_days=order.ca_days, issuer=order.issuer)
-    kept.write_state(folder, state)
     credentials = Credentials(
         authorities.trusted, pairs["server"], pairs["client"], signer.opened if order.issuer else None,
         annotations=CUT if state.cut else {},
     )  # fmt: skip
     notes.extend(_expiry(order.name, credentials, authorities, signer.now))
     return replace(credentials, notes=tuple(notes))
+
+
+def refuse_unfit(order: Order, ca: Pair | None) -> None:
+    """Raises HybError when Skupper's controller is to sign with a CA whose key it can't use."""
+    if order.issuer and ca and not is_rsa(ca.certificate):
+        raise HybError(
+            f"the CA of `{order.name}` is ECDSA, and Skupper's controller signs with RSA only",
+            hint="give the link other `credentials` in the recipe, or bring an RSA CA: `hyb link renew --ca FILE`",
+        )
 
 
 def _unfit(role: str, name: str, pair: Pair, hosts: tuple[str, ...], authorities: kept.Authorities) -> str:
@@ -145,8 +148,8 @@ def order_of(folder: Path, name: str, state: kept.State) -> Order:
     """The order that the files in `folder` answer. Raises HybError (exit 4) for a damaged one."""
     servers = {}
     for namespace, path in kept.leaves(folder, "server").items():
-        if pair := kept.read(path):
-            servers[namespace] = dns_names(load(pair.certificate)[0])
+        if (pair := kept.read(path)) and (hosts := dns_names(load(pair.certificate)[0])):
+            servers[namespace] = hosts
     clients = tuple(site for site in kept.leaves(folder, "client") if site not in state.revoked)
     return Order(name, servers, state.days, state.ca_days, clients, state.issuer)
 
