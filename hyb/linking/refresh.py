@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
-from hyb import certificates, fs
+from hyb import certificates, fs, owned
 from hyb.credentials import Change, Credentials, kept
 from hyb.credentials.order import CUT
 from hyb.errors import Exit, HybError
-from hyb.linking.folder import MARKER, _check_target, _publish
+from hyb.linking.folder import MARK, MARKER
 from hyb.render.dump import dump
 
 
@@ -52,14 +52,14 @@ def change_in(
                        hint="leave `--out` out, and write it later with `hyb link`; nothing was changed")  # fmt: skip
     if ours:
         with fs.explained(f"can't read `{out}`"):
-            _check_target(place, out)
+            owned.check_target(place, out, MARK)
     made = change()
     if not ours:
         return Refreshed(made, (), ())
     with fs.explained(f"can't write `{out}`"):
         before = _files(place)
         after = renewed(before, made.credentials, now or datetime.now(UTC))
-        _publish(place, out, after)
+        owned.publish(place, out, after, owned.about(place, MARK))
     written = tuple(out / path for path in sorted(after) if after[path] != before.get(path))
     return Refreshed(made, written, tuple(out / path for path in sorted(set(before) - set(after))))
 

@@ -152,6 +152,11 @@ def _links(private: Sides, accesses: Mapping[str, Document], namespace: str) -> 
         yield from (f"{name}: no Link dials it" for name in waiting)
 
 
+def fits(link: Document, access: Document, namespace: str = "") -> bool:
+    """True when a Link may be one to this RouterAccess, as far as its hosts are known."""
+    return not list(_misses(link, access, namespace_of(access) or namespace))
+
+
 def _misses(link: Document, access: Document, namespace: str) -> Iterator[str]:
     """Why a Link is not one to this RouterAccess; nothing where that can't be known."""
     kind = spec_of(access).get("accessType")

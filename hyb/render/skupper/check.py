@@ -112,7 +112,7 @@ def _side(side: Side, granted: bool) -> Iterator[str]:
             texts += _reference(kind, spec, secrets, set(side.named))
             yield from (f"{where}: {text}" for text in texts)
         elif kind == "Secret":
-            yield from (f"{where}: {text}" for text in _secret(document, _referenced(documents)))
+            yield from (f"{where}: {text}" for text in _secret(document, documents))
 
 
 # -- documents of one side, together ---------------------------------------------------------------------------------
@@ -223,9 +223,11 @@ def _version(document: Document) -> Iterator[str]:
 # -- Secrets ---------------------------------------------------------------------------------------------------------
 
 
-def _referenced(documents: Iterable[Document]) -> set[str]:
-    found = {str(spec_of(d).get("tlsCredentials")) for d in of(documents, "Link", "RouterAccess")}
-    return found | {str(spec_of(d).get("issuer")) for d in of(documents, "RouterAccess")}
+def _referenced(documents: Iterable[Document]) -> tuple[set[str], set[str]]:
+    """Secrets that a router is to be given, and those that the controller is to sign with."""
+    accesses = of(documents, "RouterAccess")
+    signing = {str(spec_of(d).get("issuer")) for d in accesses if spec_of(d).get("generateTlsCredentials") is True}
+    return {str(spec_of(d).get("tlsCredentials")) for d in [*of(documents, "Link"), *accesses]}, signing
 
 
 def _reference(kind: str, spec: Mapping[str, Any], secrets: Collection[str], named: set[str]) -> Iterator[str]:
@@ -239,10 +241,12 @@ def _reference(kind: str, spec: Mapping[str, Any], secrets: Collection[str], nam
         yield f"spec.{what} names the Secret `{name}`, which is not there"
 
 
-def _secret(document: Document, referenced: set[str]) -> Iterator[str]:
+def _secret(document: Document, documents: Iterable[Document]) -> Iterator[str]:
     if document.get("stringData"):
         yield "`stringData` is not read outside Kubernetes: the certificates would be empty; write `data` in base64"
-    if name_of(document) not in referenced:
+    given, signing = _referenced(documents)
+    signs = name_of(document) in signing
+    if name_of(document) not in given and not signs:
         return
     if document.get("type") != sk.TLS:
         yield f"type is `{document.get('type') or 'Opaque'}`: only `{sk.TLS}` is delivered to the router"
@@ -250,7 +254,7 @@ def _secret(document: Document, referenced: set[str]) -> Iterator[str]:
     if not isinstance(data, Mapping):
         yield "no `data`"
         return
-    for key in KEYS:
+    for key in KEYS[1:] if signs else KEYS:
         try:
             value = base64.b64decode(data.get(key) or "", validate=True)
         except (binascii.Error, ValueError, TypeError):
@@ -258,3 +262,5 @@ def _secret(document: Document, referenced: set[str]) -> Iterator[str]:
             continue
         if not value.lstrip().startswith(b"-----BEGIN "):
             yield f"data[{key}] is {'not PEM' if value else 'missing'}"
+        elif signs and key == "tls.key" and b"-----BEGIN RSA PRIVATE KEY-----" not in value:
+            yield "data[tls.key] must be RSA in PKCS#1 (`BEGIN RSA PRIVATE KEY`): the controller reads no other form"

@@ -25,6 +25,10 @@ from hyb.render.skupper.facts import ROLES, LinkFacts, PrivateSite, PublicSite, 
 
 API = "skupper.io/v2alpha1"
 TLS = "kubernetes.io/tls"
+PLATFORM = "io.hyb.platform"
+"""Annotation of a private Site in a cluster: a folder's documents are judged by it."""
+COST = "io.hyb.link-cost"
+"""Annotation of a private Site whose Link comes later (`hyb link accept`)."""
 RESERVED_HOSTS = ("skupper-router", "skupper-router-local")
 """Services that Skupper makes for itself in a site's namespace."""
 
@@ -35,6 +39,10 @@ def private_documents(facts: LinkFacts, site: PrivateSite) -> list[dict[str, Any
     With the way `token`, or while no address is known, there are no Links: they come later.
     """
     documents = [_document("Site", site.name, site.namespace)]
+    told = {PLATFORM: site.platform} if site.platform == "kubernetes" else {}
+    told |= {COST: str(site.cost)} if facts.way == "token" and site.cost != 1 else {}
+    if told:
+        documents[0]["metadata"]["annotations"] = told
     for public in facts.public:
         found = endpoints(facts.access, public.namespace)
         if facts.way != "token" and found:
