@@ -105,8 +105,9 @@ def link(
     passphrase, authority = secrets_given(ca_passphrase_file, ca, ca_key)
     fields = {
         "namespace": namespace or None, "apps_domain": apps_domain, "route_domain": route_domain, "way": way,
-        "access": access, "link_host": _pairs("--link-host", link_host), "link_ports": _numbers("--link-port", link_port),
-        "ingress_class": ingress_class, "routing_key": routing_key, "port": port, "platform": platform,
+        "access": access, "link_host": _pairs("--link-host", link_host),
+        "link_ports": _numbers("--link-port", link_port), "ingress_class": ingress_class,
+        "routing_key": routing_key, "port": port, "platform": platform,
         "private_namespace": private_namespace, "target_host": target_host, "selector": selector,
         **_sites(private_site), "strategy": strategy, "weights": _numbers("--weight", weight),
     }  # fmt: skip
@@ -117,11 +118,10 @@ def link(
             raise HybError(f"`{service[0]}` is a link already: its recipe says `{'`, `'.join(given)}`",
                            hint="leave the options out, or name the service", code=Exit.USAGE)  # fmt: skip
         artifact = artifacts[service[0]]
+    elif made := _make(s, artifacts, name, given):
+        artifact = made
     else:
-        if made := _make(s, artifacts, name, given):
-            artifact = made
-        else:
-            return
+        return
     if s.dry_run:
         paths = [out / f.path for f in artifact.files]
         s.show({"would_write": [f.path for f in artifact.files]}, "\n".join(f"would write {p}" for p in paths))

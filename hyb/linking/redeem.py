@@ -17,6 +17,7 @@ from hyb.linking.token import SIZE_MAX, LinkGiven, Token, read_link
 
 TIMEOUT = 10.0
 """Seconds, for the connection and for each read; Skupper's own."""
+_WHY = {404: "it is too old, has been used, or its grant is gone", 403: "its code is not that of the grant"}
 _AGAIN = "a new one: `hyb link grant` says how"
 
 
@@ -43,8 +44,8 @@ def redeem(token: Token, site: str, *, timeout: float = TIMEOUT) -> LinkGiven:
         ) from error
     except (OSError, http.client.HTTPException) as error:
         said = str(error) or type(error).__name__
-        raise HybError(f"`{where}` can't be reached: {said}", code=Exit.BELOW,
-                       hint="this host must reach the cluster's grant server; the token was not used up") from error  # fmt: skip
+        hint = "this host must reach the cluster's grant server; the token may still be good"
+        raise HybError(f"`{where}` can't be reached: {said}", hint=hint, code=Exit.BELOW) from error
     if status != http.HTTPStatus.OK:
         raise _refused(status, body)
     if len(body) > SIZE_MAX:
@@ -66,10 +67,7 @@ def _context(ca: str) -> ssl.SSLContext:
 
 def _refused(status: int, body: bytes) -> HybError:
     said = "".join(c for c in body[:200].decode(errors="replace") if c.isprintable()).strip()
-    why = {
-        http.HTTPStatus.NOT_FOUND: "it is too old, has been used, or its grant is gone",
-        http.HTTPStatus.FORBIDDEN: "its code is not that of the grant",
-    }.get(http.HTTPStatus(status) if status in set(http.HTTPStatus) else None, f"status {status}")
+    why = _WHY.get(status, f"status {status}")
     return HybError(
         f"the cluster refused the token: {why}", details=[said] if said else [], hint=_AGAIN, code=Exit.CHECK
     )

@@ -67,8 +67,8 @@ def read(data: bytes, shown: str) -> Token | LinkGiven:
         return _token(tokens[0], shown)
     if of(documents, "Link") and len(of(documents, "Secret")) == 1 and not tokens:
         return read_link(documents, shown)
-    raise HybError(f"`{shown}` holds {_what(documents)}", code=Exit.CHECK,
-                   hint="one AccessToken is wanted (see `hyb link grant`), or what `skupper link generate` prints")  # fmt: skip
+    hint = "one AccessToken is wanted (see `hyb link grant`), or what `skupper link generate` prints"
+    raise HybError(f"`{shown}` holds {_what(documents)}", hint=hint, code=Exit.CHECK)
 
 
 def _what(documents: Sequence[Any]) -> str:

@@ -149,7 +149,8 @@ def _listened(spec: Spec, models: tuple[Model, ...]) -> tuple[Service, ...]:
     found: dict[tuple[str, int], Service] = {}
     for model in models:
         where = (model.host, model.port)
-        named = "" if [m.host for m in models].count(model.host) == 1 else f"{model.host}-{model.port}"
+        ports = {m.port for m in models if m.host == model.host}
+        named = f"{model.host}-{model.port}" if len(ports) > 1 else ""
         if across_sites:
             having = [s for s in sites if not (own := spec.private_sites[s].services) or model.service in own]
             keys, weights = tuple(f"{model.routing_key}-{s}" for s in having), _weights(spec, having)

@@ -6,7 +6,7 @@ See `hyb.render.skupper.check`. Sides come as folder name → documents.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hyb.render import names
@@ -27,7 +27,8 @@ def mistakes(private: Sides, public: Sides, namespace: str) -> Iterator[str]:
         yield from (t for access in found for t in _label(access, namespace_of(access) or namespace))
     known = {folder: found[0] for folder, found in accesses.items() if found}
     if known:
-        yield from _links(private, known, namespace)
+        granting = {folder for folder, documents in public.items() if of(documents, "AccessGrant")}
+        yield from _links(private, known, namespace, granting)
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
@@ -134,8 +135,13 @@ def _start(access: Document, namespace: str, role: str) -> str:
     return f"{route}.{namespace}.{domain}" if domain else f"{route}-{namespace}."
 
 
-def _links(private: Sides, accesses: Mapping[str, Document], namespace: str) -> Iterator[str]:
-    """Each Link must dial one of the public sites, and each of these must be dialled, as far as its hosts are known."""
+def _links(
+    private: Sides, accesses: Mapping[str, Document], namespace: str, granting: Collection[str]
+) -> Iterator[str]:
+    """Each Link must dial one of the public sites, and each of these must be dialled, as far as its hosts are known.
+
+    `granting`: those for which a token may still come.
+    """
     dialled: set[str] = set()
     links = [(f, d) for f, documents in private.items() for d in of(documents, "Link")]
     for folder, link in links:
@@ -147,7 +153,7 @@ def _links(private: Sides, accesses: Mapping[str, Document], namespace: str) -> 
         if not fitting:
             prefix = f"{folder}: Link `{name_of(link)}`: " if len(private) > 1 or len(accesses) > 1 else ""
             yield from (prefix + text for text in min(faults.values(), key=len))
-    waiting = [name for name in accesses if name not in dialled]
+    waiting = [name for name in accesses if name not in dialled and name not in granting]
     if len(accesses) > 1 and links:
         yield from (f"{name}: no Link dials it" for name in waiting)
 

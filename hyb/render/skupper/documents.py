@@ -67,7 +67,7 @@ def public_documents(facts: LinkFacts, site: PublicSite) -> list[dict[str, Any]]
     ]
     if facts.way == "token":
         names = [facts.grant_name(private) for private in facts.private]
-        documents += [grant(name, site.namespace, facts.grant_uses, facts.grant_window) for name in names]
+        documents += [grant(name, site.namespace, 1, facts.grant_window) for name in names]
     return documents + [_listener(service, site.namespace) for service in facts.services]
 
 

@@ -130,7 +130,6 @@ class LinkFacts:
     name: str = "link-public"
     """Its name, and that of the Secret with a private site's client certificate."""
     way: str = "given"
-    grant_uses: int = 1
     grant_window: str = "15m"
 
     @property
@@ -139,9 +138,11 @@ class LinkFacts:
         own = self.way in ("given", "issuer")
         return own and any(not endpoints(self.access, site.namespace) for site in self.public)
 
-    def client_name(self, site: PrivateSite) -> str:
-        """What Skupper's own program is to call the certificate of a private site."""
-        return self.name if len(self.private) == 1 else f"{self.name}-{site.name}"
+    def client_name(self, public: PublicSite, private: PrivateSite) -> str:
+        """What Skupper's own program is to call the certificate of a private site for a public one."""
+        words = [public.namespace] if len(self.public) > 1 else []
+        words += [private.name] if len(self.private) > 1 else []
+        return "-".join([self.name, *words])
 
     def grant_name(self, site: PrivateSite) -> str:
         """The AccessGrant for one private site: its token can be taken back alone."""
@@ -160,10 +161,9 @@ def access_host(access: Access, namespace: str, role: str) -> str:
     route = f"{access.name}-{role}"
     if access.kind == "route" and access.route_domain:
         return f"{route}.{namespace}.{access.route_domain}"
-    if access.kind == "route":
-        return f"{route}-{namespace}.{access.apps_domain}"
-    if access.kind == "ingress-nginx":
-        return f"{role}.{namespace}.{access.apps_domain}"
+    if access.kind in ("route", "ingress-nginx"):
+        first = f"{route}-{namespace}" if access.kind == "route" else f"{role}.{namespace}"
+        return f"{first}.{access.apps_domain}" if access.apps_domain else ""
     given = access.hosts.get(namespace, "")
     return given or (f"{access.name}.{namespace}" if access.kind == "local" else "")
 

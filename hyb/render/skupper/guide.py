@@ -23,8 +23,8 @@ There is no key in these folders. A token lets in whoever has it first, once: ha
 Skupper 2 on both sides, with grants enabled on the controller (SKUPPER_ENABLE_GRANTS, which its installation sets).
 """
 _RENEW = """\
-`hyb link … --renew` writes both folders anew with new certificates of the same CA: apply 1, then copy and reload as
-in 2. Only when it says that the CA is new, the link is down between the two.
+`hyb link list` says until when the certificates are good. `hyb link renew` makes new ones, and says what to apply where
+and when; the link stays up meanwhile.
 """
 _RENEW_TOKEN = """\
 The cluster made the certificates. For a new one: a new grant (`hyb link grant`), its token, and 2 again.
@@ -43,6 +43,12 @@ def guide(facts: LinkFacts) -> str:
 
 def _top(facts: LinkFacts) -> str:
     keys = {"given": _OWN_KEYS, "issuer": _ISSUER, "token": _TOKEN}[facts.way]
+    if len(facts.public) + len(facts.private) > 2:
+        keys = keys.replace("Both folders hold a private key", "Each folder holds a private key")
+        keys = keys.replace("Both folders hold private keys", "Each folder holds a private key")
+        keys = keys.replace("The public one holds", "Those of namespaces hold").replace(
+            "Secrets of that namespace", "Secrets there"
+        )
     return f"{head(facts)}\n{keys}"
 
 
@@ -50,7 +56,9 @@ def head(facts: LinkFacts) -> str:
     """Title, and what this link does."""
     s = "s" if len(facts.public) > 1 else ""
     names = "`, `".join(p.namespace for p in facts.public)
-    host = "host dials" if len(facts.private) == 1 else f"hosts `{'`, `'.join(p.name for p in facts.private)}` dial"
+    word = "cluster" if all(p.platform == "kubernetes" for p in facts.private) else "host"
+    sites = "`, `".join(p.name for p in facts.private)
+    host = f"{word} dials" if len(facts.private) == 1 else f"{word}s `{sites}` dial"
     calls = "`, `".join(f"http://{service.host}:{service.port}" for service in facts.services)
     where = "on it" if len(facts.private) == 1 else "on them"
     return f"""\
@@ -73,7 +81,7 @@ def _answers(facts: LinkFacts) -> str:
 
 def shown(site: PrivateSite) -> str:
     """What a private site dials, for people."""
-    return "`, `".join(f"{t.selector or t.host}:{t.port}" for t in site.targets)
+    return "`, `".join(dict.fromkeys(f"{t.selector or t.host}:{t.port}" for t in site.targets))
 
 
 # -- the public side -------------------------------------------------------------------------------------------------
@@ -81,7 +89,7 @@ def shown(site: PrivateSite) -> str:
 
 def _public(facts: LinkFacts, site: PublicSite, several: bool) -> str:
     where = f", namespace `{site.namespace}`" if several else ""
-    word = "OpenShift" if facts.access.kind == "route" else "Cluster"
+    word = "OpenShift" if facts.access.kind == "route" else "The cluster"
     oc = client(facts)
     listeners = "listener" if not any(s.strategy for s in facts.services) else "listener,multikeylistener"
     shows = [
@@ -130,9 +138,9 @@ def _tokens(facts: LinkFacts, site: PublicSite) -> str:
     for private in facts.private:
         out = token_file(facts, site, private)
         lines += token_commands(client(facts), facts.grant_name(private), site.namespace, site.link, out)
-    each = "one a private host" if len(facts.private) > 1 else "a token"
+    each = "a token for each private host" if len(facts.private) > 1 else "a token"
     return f"""
-Then take {each} out, good once and for {facts.grant_window}:
+Then take out {each}, good once and for {facts.grant_window}:
 
 {indented(lines)}
 """

@@ -52,13 +52,14 @@ def _token(facts: LinkFacts, site: PrivateSite, several: bool) -> str:
         return ""
     from_ = "token.yaml" if not several and len(facts.public) == 1 else "its token"
     which = f" --site {site.name}" if several else ""
+    flag = "" if site.namespace == "default" else f" -n {site.namespace}"
     if site.platform == "kubernetes":
         how = "`private/` then holds the token, which the controller redeems once."
     else:
         how = (
             "With `--redeem` it is turned into a Link at once, and nothing below changes. Without it the token stays"
-            " beside the folders:\nstart the site as below, then `skupper token redeem token.yaml` and"
-            " `skupper system reload`. A token among the resources\nwould be redeemed again at every reload, and fail."
+            " beside the\nfolders: start the site as below, then `skupper token redeem` with it and `skupper system"
+            f" reload{flag}`. A token\namong the resources would be redeemed again at every reload, and fail."
         )
     return f"""
 Bring {from_} here and make the folder whole:

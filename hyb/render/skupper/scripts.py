@@ -19,7 +19,8 @@ def public_script(facts: LinkFacts, site: PublicSite) -> str:
     files = ", ".join(link_file(facts, site, private) for private in facts.private)
     lines = [
         "#!/bin/sh",
-        f"# The namespace {site.namespace} of the link {facts.name}. It writes {files}, with a private key in it.",
+        f"# The namespace {site.namespace} of the link {facts.name}. Each file that it writes has a private key in it:",
+        f"# {files}",
         "set -eu",
         "export SKUPPER_PLATFORM=kubernetes",
         _run("skupper", "site", "create", site.name, "--enable-link-access", "--link-access-type", facts.access.kind,
@@ -32,7 +33,7 @@ def public_script(facts: LinkFacts, site: PublicSite) -> str:
         )  # fmt: skip
     lines.append("umask 077")
     for private in facts.private:
-        generate = _run("skupper", "link", "generate", "--tls-credentials", facts.client_name(private), "--cost",
+        generate = _run("skupper", "link", "generate", "--tls-credentials", facts.client_name(site, private), "--cost",
                         private.cost, "--namespace", site.namespace)  # fmt: skip
         lines.append(f"{generate} > {shlex.quote(link_file(facts, site, private))}")
     return "\n".join([*lines, ""])
@@ -69,9 +70,7 @@ def private_script(facts: LinkFacts, site: PrivateSite) -> str:
 
 def link_file(facts: LinkFacts, public: PublicSite, private: PrivateSite) -> str:
     """The file that carries a Link and its certificate from a public to a private site."""
-    words = [public.namespace] if len(facts.public) > 1 else []
-    words += [private.name] if len(facts.private) > 1 else []
-    return "-".join([facts.name, *words]) + ".yaml"
+    return f"{facts.client_name(public, private)}.yaml"
 
 
 def guide(facts: LinkFacts) -> str:
