@@ -242,7 +242,6 @@ def test_a_server_that_is_named_itself_is_trusted_as_go_does(place: Place) -> No
 
 @pytest.mark.socket
 def test_a_cluster_that_is_not_there_is_an_error_of_its_own() -> None:
-    for url in ("https://127.0.0.1:1/uid", "https://no-such-host.invalid/uid"):
-        with pytest.raises(HybError, match="can't be reached") as caught:
-            rd.redeem(tk.Token("link-public", url, CODE, SPEC["ca"]), "private", timeout=2)
-        assert caught.value.code == Exit.BELOW
+    with pytest.raises(HybError, match="can't be reached") as caught:
+        rd.redeem(tk.Token("link-public", "https://127.0.0.1:1/uid", CODE, SPEC["ca"]), "private", timeout=2)
+    assert caught.value.code == Exit.BELOW
