@@ -15,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyb import digest as dg
@@ -35,7 +35,8 @@ class Mark:
     of: str = ""
     """What the folder is about; one that is about something else isn't written over. "": not told."""
     private: bool = False
-    """Folders are 0700, and so 0600 the marker and files called `Secret-…`; else what is written is for all to read."""
+    """Folders are 0700, and so 0600 the marker and files called `Secret-…` or `AccessToken-…`; else what is written is
+    for all to read."""
 
     @property
     def file(self) -> str:
@@ -62,17 +63,30 @@ def check_target(out: Path, shown: Path, mark: Mark, *, force: bool = False) -> 
     if force:
         return
     if mark.of and of and of != mark.of:
-        raise HybError(f"`{shown}` is about `{of}`, not `{mark.of}`", hint=f"{hint}; `--force` replaces it")
+        raise HybError(f"`{shown}` is about {of}, not {mark.of}", hint=f"{hint}; `--force` replaces it")
     changed = [f"`{p}` was added" for p in sorted(present - {mark.file, *written})]
     changed += [f"`{p}` was taken away" for p in sorted(set(written) - present)]
     changed += [f"`{p}` was edited" for p in sorted(present & set(written)) if dg.of_file(out / p)[0] != written[p]]
     if changed:
-        raise HybError(f"`{shown}` was edited since hyb wrote it", details=changed, hint=hint)
+        forced = f"{hint}; `--force` replaces it"
+        raise HybError(f"`{shown}` was edited since hyb wrote it", details=changed, hint=forced)
+
+
+def about(folder: Path, mark: Mark) -> Mark:
+    """The same mark, about what the folder's marker says; as it is where there is no marker."""
+    of, written = _read(folder / mark.file, mark)
+    return mark if written is None else replace(mark, of=of)
 
 
 def files_in(folder: Path) -> set[str]:
     """Everything below a folder that is no folder, by relative path."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+
+
+def written(folder: Path, mark: Mark) -> dict[str, bytes]:
+    """Path → content of what hyb wrote into a folder; empty when it wrote nothing there. Raises OSError."""
+    _, files = _read(folder / mark.file, mark)
+    return {path: (folder / safe_path(path)).read_bytes() for path in files or {}}
 
 
 def _read(path: Path, mark: Mark) -> tuple[str, dict[str, str] | None]:
@@ -130,7 +144,7 @@ def _fill(folder: Path, files: Mapping[str, bytes], mark: Mark) -> None:
 def _set_modes(folder: Path, mark: Mark) -> None:
     """The modes that the mark asks for, whatever the umask."""
     for path in (folder, *folder.rglob("*")):
-        is_secret = mark.private and (path.name == mark.file or path.name.startswith("Secret-"))
+        is_secret = mark.private and path.name.startswith((mark.file, "Secret-", "AccessToken-"))
         mode = (0o700 if mark.private else 0o755) if path.is_dir() else 0o600 if is_secret else 0o644
         if stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)

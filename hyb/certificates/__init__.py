@@ -20,7 +20,7 @@ from __future__ import annotations
 from hyb.certificates.authority import authority_mistakes
 from hyb.certificates.lasting import WARN, Lasting, expiring, lasting
 from hyb.certificates.make import BACKDATED, make_ca, make_leaf
-from hyb.certificates.mistakes import mistakes
+from hyb.certificates.mistakes import issuer_mistakes, mistakes
 from hyb.certificates.names import common_name, covers, dns_names, is_ca, issued_by, names, signed_by
 from hyb.certificates.pairs import (
     Pair,
@@ -52,6 +52,7 @@ __all__ = [
     "is_encrypted",
     "is_rsa",
     "issued_by",
+    "issuer_mistakes",
     "lasting",
     "load",
     "make_ca",

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hyb.certificates.authority import authority_mistakes
 from hyb.certificates.make import USAGE
 from hyb.certificates.names import covers, is_ca, issued_by
-from hyb.certificates.pairs import load, private_key
+from hyb.certificates.pairs import Pair, load, private_key
 
 _AUTH = {True: "serverAuth", False: "clientAuth"}
 
@@ -28,6 +30,25 @@ def mistakes(
         found.append("private: its ca.crt did not sign the server certificate of the OpenShift side")
     if not issued_by(load(client["tls.crt"]), _good(server["ca.crt"], now)):
         found.append("openshift: its ca.crt did not sign the client certificate of the private side")
+    return found
+
+
+def issuer_mistakes(client: Mapping[str, bytes], issuer: Mapping[str, bytes], now: datetime) -> list[str]:
+    """What keeps a private side's Secret from a link whose server certificate Skupper's controller signs with
+    `issuer` (tls.crt, tls.key)."""
+    found = [f"private: {text}" for text in _one(client, False, (), now)]
+    try:
+        certificates = load(issuer["tls.crt"])
+    except ValueError:
+        return [*found, "openshift: tls.crt is no certificate in PEM"]
+    signer = Pair(certificates[0].public_bytes(serialization.Encoding.PEM), issuer["tls.key"])
+    found += [f"openshift: the issuer: {text}" for text in authority_mistakes(signer, now, for_skupper=True)]
+    if found:
+        return found
+    if certificates[0] not in load(client["ca.crt"]):
+        found.append("private: its ca.crt is not the CA that signs the server certificate of the OpenShift side")
+    if not issued_by(load(client["tls.crt"]), certificates):
+        found.append("openshift: its issuer did not sign the client certificate of the private side")
     return found
 
 

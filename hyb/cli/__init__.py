@@ -66,6 +66,8 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "stats": ("data_stats", "Show lengths, duplicates, contamination, languages"),
     },
     "link": {
+        "grant": ("link_token", "Write an AccessGrant, and say how to get its token"),
+        "accept": ("link_token", "Take a token of the cluster into a link's folder"),
         "list": ("link_credentials", "List the credentials of all links, and until when they are good"),
         "renew": ("link_credentials", "Make new certificates, or a new CA, without an outage"),
         "revoke": ("link_credentials", "Make a private site's certificate worthless"),

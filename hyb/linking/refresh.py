@@ -60,7 +60,7 @@ def change_in(
     with fs.explained(f"can't write `{out}`"):
         before = _files(place)
         after = renewed(before, made.credentials, now or datetime.now(UTC))
-        owned.publish(place, out, after, MARK)
+        owned.publish(place, out, after, owned.about(place, MARK))
     written = tuple(out / path for path in sorted(after) if after[path] != before.get(path))
     return Refreshed(made, written, tuple(out / path for path in sorted(set(before) - set(after))))
 
