@@ -15,6 +15,7 @@ from hyb import lock as lockfile
 from hyb.artifact import Artifact, short
 from hyb.blobs import ANOTHER
 from hyb.errors import Exit, HybError
+from hyb.generations import Ledger
 from hyb.lock import Lock, Locked
 from hyb.plan import Known, Step, key_of, one, plan, written_sources
 from hyb.progress import Say
@@ -58,7 +59,7 @@ def prepare(
     """
     pins, lock = _inputs(recipe, options, say, lenient=lenient)
     steps = plan(recipe, pins, lock, known(store))
-    if options.lock and (undone := rolled_back(recipe, pins, store)):
+    if options.lock and (undone := rolled_back(recipe, pins, generations.read(store, recipe.name))):
         say(f"a run is refused: {undone.message}; {undone.hint}")
     if options.locked:
         _same(recipe, pins, lock, steps)
@@ -88,7 +89,7 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
     outputs: dict[str, str | None] = dict(recipe.given)
     done: dict[str, Locked] = dict(lock.stages)
     with store.in_use(), generations.running(store, recipe.name) if options.lock else contextlib.nullcontext():
-        if options.lock and (undone := rolled_back(recipe, pins, store)):
+        if options.lock and (undone := rolled_back(recipe, pins, generations.read(store, recipe.name))):
             raise undone
         for entry in recipe.entries:
             step = one(entry, pins, lock, outputs, known(store))
@@ -118,12 +119,11 @@ def _note(recipe: Recipe, store: Store, lock: Lock, say: Say) -> None:
         say(f"this is generation {after.current} of `{recipe.name}`; `hyb rollback` returns to {before}")
 
 
-def rolled_back(recipe: Recipe, pins: Mapping[str, str], store: Store) -> HybError | None:
+def rolled_back(recipe: Recipe, pins: Mapping[str, str], ledger: Ledger) -> HybError | None:
     """The error for a run that would undo a rollback without a word: the recipe is still that of a later generation.
 
-    Told by keys, so it makes no difference whether the store still has the outputs. Pure but for reading the store.
+    Told by keys, so it makes no difference whether the store still has the outputs. Pure.
     """
-    ledger = generations.read(store, recipe.name)
     if ledger.moving:
         return HybError(
             f"a rollback of `{recipe.name}` to generation {ledger.moving} was cut off in the middle",

@@ -25,6 +25,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "init": ("recipes", "Make a recipe's folder"),
         "plan": ("recipes", "Show what a run would do"),
         "run": ("recipes", "Run what is not done yet"),
+        "rollback": ("rollback", "Return a recipe to the generation before"),
         "verify": ("recipes", "Check store, lock and receipts against each other"),
     },
     "The store": {

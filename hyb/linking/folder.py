@@ -146,6 +146,28 @@ def _tls_data(documents: Sequence[Document], kind: str) -> dict[str, bytes]:
     return {}
 
 
+def holds(folder: Path, artifact: Artifact) -> bool:
+    """True when a folder was written from this link: every document of it is there as it was rendered."""
+    written = _marked(folder)
+    return bool(written) and all(written.get(f.path) == f.blob.digest for f in artifact.files)
+
+
+def check_target(out: Path) -> None:
+    """Raises HybError (exit 3) when `out` is not free, not empty and not as hyb left it."""
+    with fs.explained(f"can't read `{out}`"):
+        _check_target(out.resolve(), out)
+
+
+def _marked(folder: Path) -> dict[str, str]:
+    """Path → digest of what hyb wrote into a folder; empty when it wrote nothing there."""
+    try:
+        marker = json.loads((folder / MARKER).read_bytes())
+        written = marker["files"]
+        return written if marker["hyb-link"] == _FORMAT and isinstance(written, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 # -- the folder ----------------------------------------------------------------------------------------------------
 
 
@@ -159,13 +181,8 @@ def _check_target(out: Path, shown: Path) -> None:
     present = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
     if not present and not any(out.iterdir()):
         return
-    try:
-        marker = json.loads((out / MARKER).read_bytes())
-        written: dict[str, str] = marker["files"]
-        if marker["hyb-link"] != _FORMAT or not isinstance(written, dict):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise HybError(f"`{shown}` is not empty and was not written by hyb", hint=hint) from None
+    if not (written := _marked(out)):
+        raise HybError(f"`{shown}` is not empty and was not written by hyb", hint=hint)
     changed = [f"`{p}` was added" for p in sorted(present - {MARKER, *written})]
     changed += [f"`{p}` was taken away" for p in sorted(set(written) - present)]
     changed += [f"`{p}` was edited" for p in sorted(present & set(written)) if dg.of_file(out / p)[0] != written[p]]

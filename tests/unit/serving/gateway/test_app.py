@@ -47,7 +47,7 @@ class Script:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     open: int = 0
     headers: dict[str, str] = field(default_factory=dict)
-    job: GatewayJob = GatewayJob("bot", "llama.cpp", "/model", "/run")
+    job: GatewayJob = field(default_factory=lambda: GatewayJob("bot", "llama.cpp", "/model", "/run"))
 
     def models(self) -> tuple[Model, ...]:
         return Model("bot", "base", "sha256:1", 512, 100), Model("support", "adapter", "sha256:2", 512, 0)
