@@ -34,6 +34,9 @@ from hyb.run import rolled_back
 from hyb.serving import handover
 from hyb.store import Store
 
+LINK = Path("link")
+"""Where `hyb link` writes when it is not told."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -99,9 +102,19 @@ def standing(path: Path, store: Store) -> Standing:
     lock, ledger = lockfile.read(lock_path), generations.read(store, recipe.name)
     if not ledger.moving and ledger.keep and _unnoted(recipe, lock, ledger, store):
         ledger = ledger.with_(lock, receipt.now())
-    now = ledger.now
-    number = now.number if now and (not lock.stages or now.outputs == generations.outputs(lock)) else 0
-    return Standing(recipe, lock_path, lock, ledger, number)
+    return Standing(recipe, lock_path, lock, ledger, _on(recipe, lock, ledger.now, store))
+
+
+def _on(recipe: Recipe, lock: Lock, now: Generation | None, store: Store) -> int:
+    """The number of the current generation, when lock and names are of it; 0 when a run has moved one of them.
+
+    A lock or a name that is not there says nothing: somebody has taken it away.
+    """
+    if now is None or (lock.stages and now.outputs != generations.outputs(lock)):
+        return 0
+    tags = store.tags()
+    here = {stage: tags.get(f"{recipe.name}/{stage}", digest) for stage, digest in now.outputs.items()}
+    return now.number if here == now.outputs else 0
 
 
 def _unnoted(recipe: Recipe, lock: Lock, ledger: Ledger, store: Store) -> bool:
@@ -151,7 +164,10 @@ def rollback(request: Request, store: Store, environ: Mapping[str, str], say: Sa
     name = recipes.read(request.recipe).name
     if dry_run:
         return _work(request, store, environ, say, dry_run=True)
+    from hyb.linking import folder
+
     with store.in_use(), generations.alone(store, name):
+        folder.recover(request.out or LINK)
         return _work(request, store, environ, say, dry_run=False)
 
 
@@ -283,7 +299,7 @@ def _links(
     """The link's folder, when it holds a link of this recipe. Raises HybError for `--out` with something else in it."""
     from hyb.linking import folder
 
-    out = request.out or Path("link")
+    out = request.out or LINK
     known = [g.outputs for g in stands.ledger.generations] + [generations.outputs(stands.lock)]
     ours = _of_kind(store, known, "link")
     held = next((digest for digest in ours if folder.holds(out, store.artifact(digest))), None)

@@ -146,6 +146,17 @@ def _tls_data(documents: Sequence[Document], kind: str) -> dict[str, bytes]:
     return {}
 
 
+def recover(out: Path) -> None:
+    """Put a folder back that a killed process had moved aside and not replaced yet. Raises HybError."""
+    place = out.resolve()
+    if place.exists() or not place.parent.is_dir():
+        return
+    with fs.explained(f"can't put `{out}` back"), _locked_folder(place.parent):
+        aside = sorted(place.parent.glob(f".{glob.escape(place.name)}.*.{_OLD}"))
+        if aside and not place.exists():
+            aside[0].replace(place)
+
+
 def holds(folder: Path, artifact: Artifact) -> bool:
     """True when a folder was written from this link: every document of it is there as it was rendered."""
     written = _marked(folder)
