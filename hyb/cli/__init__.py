@@ -58,7 +58,13 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 `eval_` where the name is taken by Python."""
 
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
-    "link": {},
+    "link": {
+        "check": ("link_check", "Ask the model through the link; say which side must act"),
+        "status": ("link_site", "Show the private router and its link"),
+        "start": ("link_site", "Start the private router with a link's documents"),
+        "reload": ("link_site", "Give the private router the link's documents anew"),
+        "stop": ("link_site", "Stop the private router and remove its site"),
+    },
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is
 no second word here is an argument of the command itself."""
