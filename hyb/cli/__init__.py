@@ -64,6 +64,7 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "start": ("link_site", "Start the private router with a link's documents"),
         "reload": ("link_site", "Give the private router the link's documents anew"),
         "stop": ("link_site", "Stop the private router and remove its site"),
+        "route": ("link_route", "Move the traffic between two services, or share it"),
     },
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is

@@ -33,6 +33,7 @@ from hyb import certificates, credentials, fs
 from hyb import digest as dg
 from hyb.artifact import Artifact, safe_path
 from hyb.errors import Exit, HybError
+from hyb.linking import routed
 from hyb.progress import Say, silent
 from hyb.render.dump import Document, dump
 from hyb.render.skupper import check as skupper_check
@@ -75,6 +76,8 @@ def materialise(
     for side, data in (("private", minted.client_data()), ("openshift", minted.server_data())):
         document = sk.secret(meta["secrets"][side]["name"], meta["secrets"][side]["namespace"], data)
         files[f"{side}/{sk.file_name(document)}"] = dump(document).encode()
+    with fs.explained(f"can't read `{out}`"):
+        files = routed.keep(place, files, say)
     if mistakes := check_documents(*(_parsed(files, side) for side in skupper_check.SIDES), now=now):
         raise HybError("the link's documents would not work", details=mistakes, code=Exit.CHECK)
     with fs.explained(f"can't write `{out}`"):
@@ -158,9 +161,26 @@ def recover(out: Path) -> None:
 
 
 def holds(folder: Path, artifact: Artifact) -> bool:
-    """True when a folder was written from this link: every document of it is there as it was rendered."""
+    """True when a folder was written from this link: every document of it is there as it was rendered, or lies
+    under a route (`hyb.linking.routed`)."""
     written = _marked(folder)
-    return bool(written) and all(written.get(f.path) == f.blob.digest for f in artifact.files)
+    under = {p: dg.of_bytes(text.encode()) for p, text in routed.read(folder).base.items() if text is not None}
+    return bool(written) and all({**written, **under}.get(f.path) == f.blob.digest for f in artifact.files)
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """What hyb wrote into a link's folder, by path. Raises HybError (exit 3) for another folder, or an edited one."""
+    with fs.explained(f"can't read `{folder}`"):
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise HybError(f"no link in `{folder}`", hint="`hyb link` writes one; or give its folder")
+        check_target(folder)
+        return {path: (folder / path).read_bytes() for path in _marked(folder)}
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make a link's folder hold exactly `files`, in one rename. Raises HybError (exit 3) when it was edited."""
+    with fs.explained(f"can't write `{folder}`"):
+        _publish(folder.resolve(), folder, files)
 
 
 def check_target(out: Path) -> None:
@@ -243,7 +263,7 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
 def _set_modes(folder: Path) -> None:
     """Folders 0700, whatever the umask; Secrets 0600, the rest 0644 (inside folders that are closed)."""
     for path in (folder, *folder.rglob("*")):
-        is_secret = path.name == MARKER or path.name.startswith("Secret-")
+        is_secret = path.name.startswith((".hyb-", "Secret-"))
         mode = 0o700 if path.is_dir() else 0o600 if is_secret else 0o644
         if stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)

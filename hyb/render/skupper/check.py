@@ -35,6 +35,9 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     "Listener": {
         **_COMMON, "routingKey": str, "host": str, "port": int, "type": str, "observer": str, "exposePodsByName": bool,
     },
+    "MultiKeyListener": {
+        **_COMMON, "host": str, "port": int, "strategy": dict, "observer": str, "requireClientCert": bool,
+    },
     "Connector": {
         **_COMMON, "routingKey": str, "port": int, "selector": str, "host": str, "type": str, "useClientCert": bool,
         "verifyHostname": bool, "includeNotReadyPods": bool, "exposePodsByName": bool,
@@ -45,11 +48,12 @@ _REQUIRED = {
     "Link": ("endpoints", "tlsCredentials"),
     "RouterAccess": ("roles", "tlsCredentials"),
     "Listener": ("routingKey", "host", "port"),
+    "MultiKeyListener": ("host", "port", "strategy"),
     "Connector": ("routingKey", "port"),
 }
 _ENDPOINT = {"name": str, "host": str, "port": str, "group": str}
 _ROLE = {"name": str, "port": int}
-_OTHER_SKUPPER = ("AccessGrant", "AccessToken", "Certificate", "SecuredAccess", "MultiKeyListener")
+_OTHER_SKUPPER = ("AccessGrant", "AccessToken", "Certificate", "SecuredAccess")
 _OPENSHIFT_ONLY = ("AttachedConnector", "AttachedConnectorBinding")
 _OBSERVERS = ("auto", "none", "http1", "http2")
 
@@ -181,7 +185,7 @@ def _typed(fields: Mapping[str, type], values: Mapping[str, Any], prefix: str) -
             yield f"unknown field {prefix}{name}: it would be dropped without a word"
         elif not isinstance(value, fields[name]) or (fields[name] is int and isinstance(value, bool)):
             yield f"{prefix}{name} is `{value!r}`, it must be {words[fields[name]]}"
-        elif isinstance(value, dict) and not all(isinstance(v, str) for v in value.values()):
+        elif name != "strategy" and isinstance(value, dict) and not all(isinstance(v, str) for v in value.values()):
             yield f"{prefix}{name}: every value must be a text (quote it)"
 
 
@@ -269,7 +273,32 @@ def _connector(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
         yield f"spec.port {problem}"
 
 
-_CHECKS = {"Site": _site, "Link": _link, "RouterAccess": _router_access, "Listener": _listener, "Connector": _connector}
+def _multi_key_listener(side: str, spec: Mapping[str, Any]) -> Iterator[str]:
+    yield from _listener(side, spec)
+    strategy = spec.get("strategy")
+    if isinstance(strategy, Mapping) and (len(strategy) != 1 or not {*strategy} <= {"priority", "weighted"}):
+        yield "spec.strategy must have exactly one of `priority` and `weighted`"
+    elif isinstance(strategy, Mapping) and not routing_keys(spec):
+        yield "spec.strategy names no routing key"
+    elif isinstance(strategy, Mapping) and "weighted" in strategy:
+        weights = strategy["weighted"]["routingKeys"]
+        if not isinstance(weights, Mapping) or any(not isinstance(w, int) or w < 1 for w in weights.values()):
+            yield "spec.strategy.weighted.routingKeys must give each key a whole number from 1"
+
+
+def routing_keys(spec: Mapping[str, Any]) -> list[str]:
+    """The routing keys of a Listener or MultiKeyListener."""
+    strategy = spec.get("strategy")
+    if not isinstance(strategy, Mapping):
+        return [str(spec.get("routingKey"))]
+    found = [way.get("routingKeys") for way in strategy.values() if isinstance(way, Mapping)]
+    return [str(key) for keys in found if isinstance(keys, (list, dict)) for key in keys]
+
+
+_CHECKS = {
+    "Site": _site, "Link": _link, "RouterAccess": _router_access, "Listener": _listener, "Connector": _connector,
+    "MultiKeyListener": _multi_key_listener,
+}  # fmt: skip
 
 
 # -- Secrets ---------------------------------------------------------------------------------------------------------
@@ -313,7 +342,8 @@ def _across(
     connectors: Sequence[Document], openshift: Sequence[Document], private: Sequence[Document], namespace: str
 ) -> Iterator[str]:
     keys = {str(spec_of(d).get("routingKey")) for d in connectors}
-    listened = {str(spec_of(d).get("routingKey")) for d in _of(openshift, "Listener")}
+    listeners = _of(openshift, "Listener", "MultiKeyListener")
+    listened = {key for d in listeners for key in routing_keys(spec_of(d))}
     if keys and listened and not keys & listened:
         here, there = "`, `".join(sorted(keys)), "`, `".join(sorted(listened))
         yield f"no routing key in common: the Connector has `{here}`, the Listener `{there}`"
