@@ -6,6 +6,7 @@ One connection an endpoint, closed politely; the endpoint that this site uses mu
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hyb.linking import local, parts, reach, router, sides, tls
+from hyb.linking import site as sites
 from hyb.linking.findings import FaultError, Report, Walk
 from hyb.linking.parts import Wanted
 from hyb.linking.sides import Endpoint, Side, Target
@@ -43,7 +45,8 @@ def run(folder: Path, found: Sequence[Side], wanted: Wanted) -> Report:
     walk = Walk()
     walk.step("documents", lambda: _documents(side, found))
     identity = walk.step("certificates", lambda: parts.check_certificates(side.identity(), datetime.now(UTC)))
-    local.check_router(walk, side.namespace or "default")
+    site = sites.of(side, {**wanted.environ, "SKUPPER_PLATFORM": "podman"}, os.geteuid())
+    local.check_router(walk, site.namespace, site.home)
     for number, endpoint in enumerate(side.endpoints()):
         _endpoint(walk, Dialled(endpoint, identity or tls.Identity(b"", b"", b""), wanted), optional=number > 0)
     several = len(side.targets("Connector")) > 1

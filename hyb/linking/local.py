@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hyb import engine
@@ -89,13 +91,25 @@ def parsed_lines(text: str) -> list[LinkLine]:
     return [LinkLine(row[0], row[1], " ".join(row[3:])) for row in rows[start + 1 :] if len(row) >= 2]
 
 
-def check_router(walk: Walk, namespace: str) -> None:
-    """The parts `router` (its container runs) and `link` (`skupper link status`)."""
-    walk.step("router", lambda: _router(namespace))
-    walk.step("link", lambda: _link(namespace))
+def platform_of(home: Path) -> str:
+    """What runs the site whose folder is `home`, as Skupper noted it; "" when it did not."""
+    try:
+        found = re.search(r"^platform:\s*(\w+)", (home / "internal" / "platform.yaml").read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
-def _router(namespace: str) -> tuple[None, str]:
+def check_router(walk: Walk, namespace: str, home: Path) -> None:
+    """The parts `router` (its container runs) and `link` (`skupper link status`); `home`: the site's folder."""
+    platform = platform_of(home)
+    walk.step("router", lambda: _router(namespace, platform))
+    walk.step("link", lambda: _link(namespace, platform or "podman"))
+
+
+def _router(namespace: str, platform: str) -> tuple[None, str]:
+    if platform not in ("", "podman"):
+        raise UntriedError(f"the site runs on `{platform}`: hyb asks Podman only")
     if not engine.which("podman"):
         raise UntriedError("no `podman` here: a router without a container shows in `systemctl status` only")
     try:
@@ -103,17 +117,17 @@ def _router(namespace: str) -> tuple[None, str]:
     except HybError as error:
         raise UntriedError(f"{error.message}: {'; '.join(error.details)}") from error
     if found is None:
-        raise FaultError("router-down", f"Podman has no container `{router_name(namespace)}`")
+        raise FaultError("router-down", f"this user's Podman has no container `{router_name(namespace)}`")
     if found.status != "running":
         raise FaultError("router-down", found.text)
     return None, found.text
 
 
-def _link(namespace: str) -> tuple[None, str]:
+def _link(namespace: str, platform: str) -> tuple[None, str]:
     if not engine.which("skupper"):
         raise UntriedError("no `skupper` program here")
     try:
-        lines = link_lines(namespace)
+        lines = link_lines(namespace, platform)
     except HybError as error:
         raise UntriedError(f"`skupper link status`: {error.details[-1] if error.details else error.message}") from error
     if not lines:

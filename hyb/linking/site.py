@@ -45,14 +45,19 @@ class Site:
     platform: str
 
     @property
+    def home(self) -> Path:
+        """The folder of its namespace."""
+        return self.base / "namespaces" / self.namespace
+
+    @property
     def resources(self) -> Path:
         """Where Skupper reads documents."""
-        return self.base / "namespaces" / self.namespace / "input" / "resources"
+        return self.home / "input" / "resources"
 
     @property
     def exists(self) -> bool:
         """Skupper has made a router of it: `start` would refuse, `reload` is right."""
-        return (self.base / "namespaces" / self.namespace / "runtime" / "resources").exists()
+        return (self.home / "runtime" / "resources").exists()
 
 
 def of(side: Side, environ: Mapping[str, str], uid: int, platform: str = "") -> Site:
