@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ class Finding:
 
 def examine(store: Path, environ: Mapping[str, str], *, network: bool) -> list[Finding]:
     """All findings. `network`: ask the hub, too."""
-    findings = [_python(), *_packages(), _gpu(), _vllm(environ), _memory(), _disk(store), *_podman()]
+    findings = [_python(), *_packages(), _gpu(), _vllm(environ), _memory(), _disk(store), *_podman(), *_links(environ)]
     findings += map(_program, _PROGRAMS)
     if network:
         findings.append(_hub(environ))
@@ -172,6 +173,22 @@ def _vllm(environ: Mapping[str, str]) -> Finding:
     except HybError as error:
         return Finding("vllm", False, error.message, "serving on a GPU", get)
     return Finding("vllm", bool(found), found[0] if found else "none", "serving on a GPU", get)
+
+
+def _links(environ: Mapping[str, str]) -> list[Finding]:
+    """A finding for each certificate of a link that is soon out, expired or otherwise not good; none when all are."""
+    from hyb.credentials import survey
+
+    try:
+        found = survey(environ, datetime.now(UTC))
+    except HybError as error:
+        return [Finding("links", False, error.message, "the links' credentials", error.hint)]
+    faults = [(one.name, c.said, "renew") for one in found for c in one.certificates if c.state != "ok"]
+    faults += [(one.name, text, "list") for one in found for text in one.problems]
+    return [
+        Finding(f"link {name}", False, said, "the link", f"`hyb link {verb}` helps")
+        for name, said, verb in faults
+    ]  # fmt: skip
 
 
 def _program(name: str) -> Finding:

@@ -315,7 +315,7 @@ def _links(
     folder.check_target(out)
 
     def put(digest: str) -> object:
-        return folder.materialise(store, store.artifact(digest), out, environ, say=say)
+        return folder.materialise(store, store.artifact(digest), out, environ, say=say, force=True)
 
     return [_Link(out, held, after, put)]
 

@@ -65,6 +65,12 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "reload": ("link_site", "Give the private router the link's documents anew"),
         "stop": ("link_site", "Stop the private router and remove its site"),
         "route": ("link_route", "Move the traffic between two services, or share it"),
+        "grant": ("link_token", "Write an AccessGrant, and say how to get its token"),
+        "accept": ("link_token", "Take a token of the cluster into a link's folder"),
+        "list": ("link_credentials", "List the credentials of all links, and until when they are good"),
+        "renew": ("link_credentials", "Make new certificates, or a new CA, without an outage"),
+        "revoke": ("link_credentials", "Make a private site's certificate worthless"),
+        "passphrase": ("link_credentials", "Encrypt the CA's key, or change its passphrase"),
     },
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is

@@ -33,24 +33,34 @@ def service_problem(text: object) -> str:
 
 
 def domain_problem(text: object) -> str:
-    """Why `text` is no DNS name in lower case; empty when it is one."""
+    """Why `text` is no DNS name in lower case; empty when it is one. An address or a wildcard is none."""
     if not isinstance(text, str) or not text:
         return "is empty" if text in ("", None) else f"`{text!r}` is not text"
     if len(text) > NAME_MAX:
         return f"has {len(text)} characters, {NAME_MAX} are the most"
+    if "*" in text:
+        return f"`{text}` is no DNS name: a wildcard stands for many; give the one that is meant"
+    if _is_address(text):
+        return f"`{text}` is an IP address, not a DNS name"
     for label in text.split("."):
         if problem := label_problem(label):
             return f"`{text}` is no DNS name: a part {problem}"
+    if text.rpartition(".")[2].isdigit():
+        return f"`{text}` is no DNS name: it ends in a number"
     return ""
 
 
 def host_problem(text: object) -> str:
     """Why `text` is neither an IP address nor a DNS name in lower case; empty when it is one."""
+    return "" if _is_address(str(text)) else domain_problem(text)
+
+
+def _is_address(text: str) -> bool:
     try:
-        ipaddress.ip_address(str(text))
+        ipaddress.ip_address(text)
     except ValueError:
-        return domain_problem(text)
-    return ""
+        return False
+    return True
 
 
 def port_problem(port: object) -> str:

@@ -295,7 +295,8 @@ def test_killed_anywhere_the_folder_is_whole_or_absent_and_the_next_call_ends_we
         assert linking.check_folder(place.out) == []
         assert sorted(p.name for p in place.root.iterdir()) == ["before", "home", "store", "öut put"]
         folder = home / ".local/share/hyb/credentials/link/link-public.chat"
-        assert sorted(p.name for p in folder.iterdir()) == [".lock", "ca.pem", "client.pem", "server.pem"]
+        files = [".lock", "ca.pem", "client-private.pem", "server-chat.pem", "state.json"]
+        assert sorted(p.name for p in folder.iterdir()) == files
     assert points > 15, "the child was to be killed at many points"
 
 

@@ -1,0 +1,150 @@
+"""A link's folder after its credentials changed: the same documents, their Secrets anew.
+
+Only Secrets are touched, so that what was changed in the folder since it was made (traffic moved to another host, say)
+stays. Which certificate a Secret holds is read off that certificate; which link the folder is of, off the CAs that its
+Secrets trust.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from hyb import certificates, fs, owned
+from hyb.credentials import Change, Credentials, kept
+from hyb.credentials.order import CUT
+from hyb.errors import Exit, HybError
+from hyb.linking.folder import MARK, MARKER
+from hyb.render.dump import dump
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """A change of credentials, and what was written of it."""
+
+    change: Change
+    written: tuple[Path, ...]
+    gone: tuple[Path, ...]
+    """Files of a revoked site."""
+
+
+def change_in(
+    folder: Path, out: Path, change: Callable[[], Change], *, given: bool, now: datetime | None = None
+) -> Refreshed:
+    """Make a change of the credentials in `folder`, and write the folder `out` anew where it is of the same link.
+
+    `given`: `out` was asked for by name, so that it must be. Raises HybError before anything is changed when it is not,
+    or was edited by hand.
+    """
+    authorities = kept.read_authorities(folder)
+    place = out.resolve()
+    ours = authorities is not None and _is_of(place, authorities.trusted)
+    if given and not ours:
+        raise HybError(f"`{out}` is no folder of the link `{folder.name}`",
+                       hint="leave `--out` out, and write it later with `hyb link`; nothing was changed")  # fmt: skip
+    if ours:
+        with fs.explained(f"can't read `{out}`"):
+            owned.check_target(place, out, MARK)
+    made = change()
+    if not ours:
+        return Refreshed(made, (), ())
+    with fs.explained(f"can't write `{out}`"):
+        before = _files(place)
+        after = renewed(before, made.credentials, now or datetime.now(UTC))
+        owned.publish(place, out, after, owned.about(place, MARK))
+    written = tuple(out / path for path in sorted(after) if after[path] != before.get(path))
+    return Refreshed(made, written, tuple(out / path for path in sorted(set(before) - set(after))))
+
+
+def renewed(files: Mapping[str, bytes], made: Credentials, now: datetime) -> dict[str, bytes]:
+    """The files of a link's folder (path → text) with the Secrets of `made`. Pure.
+
+    The folder of a site that has no certificate any more is left out. Raises HybError (exit 4) when the Secrets would
+    not fit together.
+    """
+    after, gone, clients, servers = dict(files), set(), [], []
+    for path, text in files.items():
+        document = _secret(path, text)
+        if document is None:
+            continue
+        leaf = certificates.load(_decoded(document)["tls.crt"])[0]
+        namespace, site = (
+            document["metadata"].get("namespace", ""),
+            certificates.common_name(leaf).removeprefix("link-"),
+        )
+        if certificates.is_ca(leaf):
+            data = made.issuer_data()
+        elif certificates.dns_names(leaf):
+            data = made.server_data(namespace if namespace in made.servers else "")
+            servers.append(data)
+        elif site in made.clients:
+            data = made.client_data(site)
+            clients.append(data)
+        else:
+            gone.add(PurePosixPath(path).parent)
+            continue
+        after[path] = dump(_filled(document, data, {} if data in clients else made.annotations)).encode()
+    for server in servers:
+        for client in clients:
+            hosts = certificates.dns_names(certificates.load(server["tls.crt"])[0])
+            if found := certificates.mistakes(client, server, hosts, now):
+                raise HybError("the new certificates would not work", details=found, code=Exit.CHECK)
+    return {path: text for path, text in after.items() if PurePosixPath(path).parent not in gone}
+
+
+def _filled(document: dict[str, Any], data: Mapping[str, bytes], annotations: Mapping[str, str]) -> dict[str, Any]:
+    kept_ones = {k: v for k, v in (document["metadata"].get("annotations") or {}).items() if k not in CUT}
+    metadata = {k: v for k, v in document["metadata"].items() if k != "annotations"}
+    if words := {**kept_ones, **annotations}:
+        metadata["annotations"] = words
+    encoded = {key: base64.b64encode(value).decode("ascii") for key, value in data.items()}
+    return {**document, "metadata": metadata, "data": encoded}
+
+
+def _is_of(out: Path, trusted: bytes) -> bool:
+    """True when a Secret in hyb's folder `out` trusts one of the CAs in `trusted`."""
+    ours = certificates.load(trusted)
+    try:
+        documents = [d for path, text in _files(out).items() if (d := _secret(path, text))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return any(ca in ours for d in documents for ca in _authorities(d))
+
+
+def _authorities(document: Mapping[str, Any]) -> list[Any]:
+    data = _decoded(document)
+    try:
+        return certificates.load(data.get("ca.crt") or data["tls.crt"])
+    except ValueError:
+        return []
+
+
+def _files(out: Path) -> dict[str, bytes]:
+    """What hyb wrote into `out`, by its marker. Raises OSError, ValueError, KeyError."""
+    return {path: (out / path).read_bytes() for path in json.loads((out / MARKER).read_bytes())["files"]}
+
+
+def _secret(path: str, text: bytes) -> dict[str, Any] | None:
+    """The document of a file that holds one Secret with a certificate; None for any other."""
+    if not path.endswith((".yaml", ".yml")) or b"Secret" not in text:
+        return None
+    try:
+        document = yaml.safe_load(text)
+        if document["kind"] == "Secret" and "PRIVATE KEY" in str(_decoded(document)["tls.key"]):
+            certificates.load(_decoded(document)["tls.crt"])
+            return dict(document)
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, binascii.Error):
+        return None
+    return None
+
+
+def _decoded(document: Mapping[str, Any]) -> dict[str, bytes]:
+    return {key: base64.b64decode(value, validate=True) for key, value in document["data"].items()}
