@@ -84,13 +84,18 @@ def digests(folder: Path, mark: Mark) -> dict[str, str]:
 
 
 def recover(out: Path) -> None:
-    """Put a folder back that a killed process had moved aside and not replaced yet. Raises OSError."""
-    if out.exists() or not out.parent.is_dir():
+    """Put a folder back that a killed process had moved aside and not replaced yet; remove one that was replaced.
+
+    Raises OSError.
+    """
+    if not out.parent.is_dir():
         return
     with _locked_folder(out.parent):
-        aside = sorted(out.parent.glob(f".{glob.escape(out.name)}.*.{_OLD}"))
-        if aside and not out.exists():
-            aside[0].replace(out)
+        for aside in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.{_OLD}")):
+            if out.exists():
+                shutil.rmtree(aside)
+            else:
+                aside.replace(out)
 
 
 def files_in(folder: Path) -> set[str]:

@@ -34,7 +34,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "log": ("storage", "List what was done, newest first"),
         "push": ("registry", "Push an artifact to a registry"),
         "rm": ("storage", "Take a name away"),
-        "gc": ("storage", "Remove what no name reaches"),
+        "gc": ("storage", "Remove what no name and no generation reaches"),
     },
     "Running": {
         "ps": ("serving", "List the models being served"),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -225,7 +224,8 @@ def _names(names: Any) -> str:
 def _check(folder: Path, files: Mapping[str, bytes]) -> None:
     """Raise HybError (exit 4) with all that is wrong with a folder of these files: it is made, looked at, removed."""
     place = folder.resolve()
-    trial = place.with_name(f".{place.name}.{secrets.token_hex(6)}.hyb-tmp")
+    trial = place.with_name(f".{place.name}.hyb-try")  # one at a time: the folder's moves are locked
+    shutil.rmtree(trial, ignore_errors=True)
     try:
         with fs.explained(f"can't write beside `{folder}`"):
             for path, data in files.items():

@@ -33,6 +33,10 @@ from hyb.render.dump import dump
 CHEAP, DEAR = 1, 1000
 """Costs of Links: of the active site, and of the others."""
 LISTENERS = ("Listener", "MultiKeyListener")
+MULTI = (
+    "a MultiKeyListener needs Skupper 2.2 or newer in the namespace; between the two `oc` commands its Service is gone"
+)
+OPEN = "a connection that is open stays where it is, and clients keep theirs: stopping the old service ends them"
 
 
 @dataclass(frozen=True)
@@ -296,7 +300,7 @@ def _first(of: Board, target: Service) -> Change:
     for listener in of.listeners:
         keys = [k for k in keys_of(listener) if k != target.key]
         files[listener.path] = listener.with_spec(strategy={"priority": {"routingKeys": [target.key, *keys]}}).text
-    return Change(_route(of, files, _aside(of)), ("the others follow, in their order, when it can't be reached",))
+    return Change(_route(of, files, _aside(of)), ("the others follow, in their order, when it can't be reached", OPEN))
 
 
 def weigh(of: Board, weights: Mapping[str, int]) -> Change:
@@ -315,7 +319,8 @@ def weigh(of: Board, weights: Mapping[str, int]) -> Change:
     for listener in of.listeners:
         files |= _multi(listener, strategy)
     idle = {p: t for p, t in _aside(of).items() if p not in files}
-    return Change(_route(of, files, idle), ("a MultiKeyListener needs Skupper 2.2 or newer in the namespace",))
+    new = [MULTI] if any(p.kind == "Listener" for p in of.listeners) else []
+    return Change(_route(of, files, idle), (*new, OPEN))
 
 
 def _own_keys(of: Board) -> dict[str, str]:
