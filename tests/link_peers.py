@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import socket
@@ -18,7 +19,6 @@ from typing import Any
 from hyb import certificates
 from hyb.certificates import Pair
 from hyb.render.dump import dump
-from hyb.render.skupper import documents as sk
 
 NOW = datetime.now(UTC)
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -40,23 +40,65 @@ class Authority:
         return certificates.make_leaf(self.pair, "server" if hosts else "link-private", days, now, hosts=hosts)
 
 
+def document(kind: str, name: str, namespace: str, spec: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A resource of Skupper 2."""
+    made = {"apiVersion": "skupper.io/v2alpha1", "kind": kind, "metadata": {"name": name, "namespace": namespace}}
+    return {**made, "spec": spec} if spec else made
+
+
+def secret(name: str, namespace: str, data: dict[str, bytes]) -> dict[str, Any]:
+    """A TLS Secret."""
+    encoded = {k: base64.b64encode(v).decode() for k, v in data.items()}
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls", "data": encoded}
+
+
+def write(folder: Path, documents: Sequence[dict[str, Any]]) -> None:
+    """A side's folder, closed to others."""
+    folder.mkdir(parents=True, mode=0o700)
+    for one in documents:
+        path = folder / f"{one['kind']}-{one['metadata']['name']}.yaml"
+        path.write_text(dump(one))
+        path.chmod(0o600)
+
+
 def link_folder(
     root: Path, ca: Authority, client: Pair, endpoints: Sequence[tuple[str, str, int]], model_port: int,
     namespace: str = "default",
 ) -> Path:  # fmt: skip
-    """A link's folder that has the private side only, as on the private host."""
-    private = root / "link" / "private"
-    private.mkdir(parents=True, mode=0o700)
-    facts = sk.LinkFacts("chat", "apps.example.com", model_port, model_port, private_namespace=namespace)
-    documents = sk.private_documents(facts)
-    documents[1]["spec"]["endpoints"] = [{"name": r, "host": h, "port": str(p)} for r, h, p in endpoints]
+    """A link's folder that has the private side only, as on the private host. Spelt out here, and not rendered: a
+    folder is what a person has, whatever wrote it."""
+    ends = [{"name": r, "host": h, "port": str(p)} for r, h, p in endpoints]
     data = {"ca.crt": ca.pair.certificate, "tls.crt": client.certificate, "tls.key": client.key}
-    documents.append(sk.client_secret(facts, data))
-    for document in documents:
-        path = private / sk.file_name(document)
-        path.write_text(dump(document))
-        path.chmod(0o600)
+    connector = {"routingKey": "llm", "host": "127.0.0.1", "port": model_port, "type": "tcp"}
+    link = {"cost": 1, "tlsCredentials": "link-public", "endpoints": ends}
+    write(
+        root / "link" / "private",
+        [
+            document("Site", "private", namespace), document("Link", "link-public", namespace, link),
+            document("Connector", "llm", namespace, connector), secret("link-public", namespace, data),
+        ],
+    )  # fmt: skip
     return root / "link"
+
+
+def public_side(folder: Path, namespace: str = "chat") -> None:
+    """The cluster's side, without its Secret."""
+    roles = [{"name": "inter-router", "port": 55671}, {"name": "edge", "port": 45671}]
+    access = {
+        "accessType": "route",
+        "generateTlsCredentials": False,
+        "tlsCredentials": "hyb-link-server",
+        "roles": roles,
+    }
+    listener = {"routingKey": "llm", "host": "llm", "port": 8000, "type": "tcp"}
+    write(
+        folder,
+        [
+            document("Site", "public", namespace), document("RouterAccess", "hyb", namespace, access),
+            document("Listener", "llm", namespace, listener),
+        ],
+    )  # fmt: skip
 
 
 def free_port() -> int:
@@ -136,24 +178,36 @@ def page(status: str, body: bytes) -> Callable[[socket.socket], None]:
 def router(ca: Authority, server: Pair, product: str = "skupper-router", version: str = "3.5.1") -> Iterator[Any]:
     """A router made of Proton, in a process of its own. Yields (port, lines that it has printed so far)."""
     lines: list[str] = []
-    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         parts = {"ca.crt": ca.pair.certificate, "tls.crt": server.certificate, "tls.key": server.key}
         for name, data in parts.items():
             (Path(folder) / name).write_bytes(data)
-        argv = [SYSTEM_PYTHON, str(Path(__file__).with_name("amqp_router.py")), folder, str(port), product, version]
-        child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin"})
-        assert child.stdout
+        child, port = _proton(folder, product, version)
+        reader = threading.Thread(target=lambda: lines.extend(child.stdout or ()), daemon=True)
+        reader.start()
         try:
-            assert child.stdout.readline() == "ready\n"
-            reader = threading.Thread(target=lambda: lines.extend(child.stdout or ()), daemon=True)
-            reader.start()
             yield port, lines
         finally:
             child.terminate()
             child.wait()
             reader.join()
+            assert child.stdout
             child.stdout.close()
+
+
+def _proton(folder: str, product: str, version: str) -> tuple[subprocess.Popen[str], int]:
+    """Started and listening; Proton takes no port 0, so a port that somebody else was faster to take is given up."""
+    script = str(Path(__file__).with_name("amqp_router.py"))
+    for _ in range(5):
+        port = free_port()
+        argv = [SYSTEM_PYTHON, script, folder, str(port), product, version]
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin"})
+        assert child.stdout
+        if child.stdout.readline() == "ready\n":
+            return child, port
+        child.wait()
+        child.stdout.close()
+    raise AssertionError("Proton does not listen")
 
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]

@@ -85,7 +85,7 @@ def _wanted(
     if not side:
         side = "client" if url else "private" if any(x.is_private for x in found) else "openshift"
     wanted = parts.Wanted(
-        side=side, seconds=timeout, url=url, key=parts.key(os.environ, key_file), model=model, namespace=namespace,
+        side=side, seconds=timeout, url=url, key=parts.key(key_file), model=model, namespace=namespace,
         ca=str(ca or ""), offline=s.offline, environ=os.environ,
     )  # fmt: skip
     return wanted, place, found

@@ -19,7 +19,8 @@ from hyb.linking import site as sites
 from hyb.linking.findings import FaultError, Report, Walk
 from hyb.linking.parts import Wanted
 from hyb.linking.sides import Endpoint, Side, Target
-from hyb.serving import client, live, manager
+from hyb.serving import client, manager
+from hyb.serving.port import is_loopback
 from hyb.serving.service import Service
 
 
@@ -30,11 +31,6 @@ class Dialled:
     endpoint: Endpoint
     identity: tls.Identity
     wanted: Wanted
-
-    @property
-    def where(self) -> str:
-        """As messages show it."""
-        return f"`{self.endpoint.host}:{self.endpoint.port}`"
 
 
 def run(folder: Path, found: Sequence[Side], wanted: Wanted) -> Report:
@@ -136,19 +132,24 @@ def _peer(found: router.Router) -> str:
 
 
 def _model(walk: Walk, target: Target, wanted: Wanted, label: str) -> None:
-    service = next((s for s in manager.ps(wanted.environ) if s.port == target.port), None)
-    parts.check_model(walk, label or " model", _address(target, service, wanted), wanted, parts.AT_HOME)
+    service = next((s for s in manager.ps(wanted.environ) if _is_at(s, target)), None)
+    parts.check_model(walk, label or parts.MODEL, _address(target, service, wanted), wanted, parts.AT_HOME)
+
+
+def _is_at(service: Service, target: Target) -> bool:
+    """True when the Connector leads to this very service: its key is shown to nobody else."""
+    return service.port == target.port and (target.host == service.host or is_loopback(target.host))
 
 
 def _address(target: Target, service: Service | None, wanted: Wanted) -> client.Address:
-    """Where the Connector leads. The key: the one given, else the service's own, which hyb keeps in a file."""
-    key = wanted.key
-    if service and not key:
-        try:
-            key = service.key
-        except OSError:
-            key = ""
+    """Where the Connector leads. The key: the one given, else the service's own, which hyb keeps in a file, else of
+    `HYB_API_KEY`."""
+    own = ""
+    if service and not wanted.key:
+        with contextlib.suppress(OSError):
+            own = service.key
+    key = wanted.key or own or wanted.usual_key
     host = f"[{target.host}]" if ":" in target.host else target.host
     scheme = "https" if service and service.tls_cert else "http"
-    own = live.address(service, key) if service else None
-    return client.Address(f"{scheme}://{host}:{target.port}/v1", key, wanted.ca or (own.ca if own else ""))
+    ca = wanted.ca or (service.tls_cert if service else "")
+    return client.Address(f"{scheme}://{host}:{target.port}/v1", key, ca)

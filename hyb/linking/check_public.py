@@ -32,7 +32,7 @@ def run(folder: Path, found: Sequence[Side], wanted: Wanted) -> Report:
         urls = [(name, url) for name, url in urls if wanted.url or _reachable(walk, name, url, wanted)]
     for name, url in urls:
         label = f" {name}" if len(urls) > 1 else ""
-        address = client.Address(url, wanted.key, wanted.ca)
+        address = client.Address(url, wanted.key or wanted.usual_key, wanted.ca)
         answer = parts.check_model(walk, label, address, wanted, parts.BY_LISTENER) or answer
     if urls:
         parts.check_clock(walk, answer, datetime.now(UTC))

@@ -42,8 +42,8 @@ class Answered:
 class Asker:
     """Asks one server; each request has a connection of its own. `seconds` bounds each request."""
 
-    def __init__(self, address: client.Address, seconds: float) -> None:
-        self.address, self.seconds = address, seconds
+    def __init__(self, address: client.Address, seconds: float, behind: str = "") -> None:
+        self.address, self.seconds, self.behind = address, seconds, behind
         self.parts = client.checked(address.url)
         self.host = self.parts.hostname or ""
         self.port = self.parts.port or (443 if self.parts.scheme == "https" else 80)
@@ -104,7 +104,7 @@ class Asker:
                 except FaultError:
                     raise
                 except (OSError, http.client.HTTPException) as error:
-                    raise _shape(error, clock) from error
+                    raise _shape(error, clock, self.behind) from error
         if clock.over:
             raise _slow(clock)
         self.date = _date(headers)
@@ -130,16 +130,16 @@ class Asker:
         return response.status, response.headers, data
 
 
-def _shape(error: Exception, clock: reach.Clock) -> FaultError:
-    """What it means that a connection was taken and then gave no answer."""
+def _shape(error: Exception, clock: reach.Clock, behind: str) -> FaultError:
+    """What it means that a connection was taken and then gave no answer; `behind`: what that says of the link."""
     if isinstance(error, socket.timeout) or clock.over:
         return _slow(clock)
     if isinstance(error, http.client.RemoteDisconnected):
-        return FaultError("model-down", "the connection is taken and closed without an answer")
+        return FaultError("model-down", f"the connection is taken and closed without an answer{behind}")
     if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return FaultError("model-down", "the connection is taken and reset without an answer")
+        return FaultError("model-down", f"the connection is taken and reset without an answer{behind}")
     if isinstance(error, http.client.IncompleteRead | ConnectionError):
-        return FaultError("model-down", "the answer breaks off")
+        return FaultError("model-down", f"the answer breaks off{behind}")
     return FaultError("no-model", f"its answer is no HTTP ({str(error)[:60] or type(error).__name__})")
 
 

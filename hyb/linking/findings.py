@@ -62,15 +62,18 @@ class Report:
         for f in self.findings:
             took = f"  {f.ms:.1f} ms" if f.ms is not None else ""
             lines.append(f"{f.state:<9}  {f.part:<{width}}  {f.seen}{took}")
+        told: dict[tuple[str, str, str], list[str]] = {}
         for f in (f for f in self.findings if f.do):
-            lines.append(f"{f.side}: {CAUSES[f.cause].title} ({f.part}): {f.do}")
+            told.setdefault((f.side, f.cause, f.do), []).append(f.part)
+        lines += [f"{s}: {CAUSES[c].title} ({', '.join(names)}): {do}" for (s, c, do), names in told.items()]
         return "\n".join([*lines, self.verdict])
 
     @property
     def verdict(self) -> str:
         """One line."""
-        if self.cause:
-            return f"the link does not work: {CAUSES[self.cause].title}"
+        titles = dict.fromkeys(CAUSES[f.cause].title for f in self.findings if f.state == FAILED)
+        if titles:
+            return f"the link does not work: {'; '.join(titles)}"
         return "the link works" if self.ok else "nothing could be tried from here"
 
 

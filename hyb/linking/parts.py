@@ -35,11 +35,17 @@ class Wanted:
     seconds: float = 10.0
     url: str = ""
     key: str = field(default="", repr=False)
+    """From `--key-file`."""
     model: str = ""
     namespace: str = ""
     ca: str = ""
     offline: bool = False
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def usual_key(self) -> str:
+        """The key of `HYB_API_KEY`, or ""."""
+        return self.environ.get(endpoint.KEY_VARIABLE, "").strip()
 
     def allow(self, host: str) -> None:
         """Raises HybError (exit 6) when `host` is another machine and there is to be no network."""
@@ -50,10 +56,10 @@ class Wanted:
             )  # fmt: skip
 
 
-def key(environ: Mapping[str, str], path: Path | None) -> str:
-    """The API key: of the file, or of `HYB_API_KEY`, or "". Raises HybError for a file that is none."""
+def key(path: Path | None) -> str:
+    """The API key in a file; "" without one. Raises HybError for a file that holds none."""
     if path is None:
-        return environ.get(endpoint.KEY_VARIABLE, "").strip()
+        return ""
     try:
         text = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -114,6 +120,8 @@ def _in_time(what: str, start: datetime, end: datetime, now: datetime) -> None:
 Meaning = Mapping[str, str]
 """What the failures of a connection mean for a model at this address: reach's cause → cause."""
 
+MODEL = " model"
+"""The label of the parts of the one model of a private side."""
 AT_HOME: Meaning = {"refused": "model-down", "timeout": "model-down"}
 """A model's own address, seen from its own host."""
 BY_LISTENER: Meaning = {
@@ -124,7 +132,9 @@ BY_LISTENER: Meaning = {
 
 def check_model(walk: Walk, label: str, address: client.Address, wanted: Wanted, means: Meaning) -> Answered | None:
     """The parts `name`, `tcp` and `model` of one address, each followed by `label`; the model's answer or None."""
-    asker = Asker(address, wanted.seconds)
+    named = f"name{label}", f"tcp{label}", f"model{'' if label == MODEL else label}"
+    behind = ": the link is up, the model behind it is not" if means is BY_LISTENER else ""
+    asker = Asker(address, wanted.seconds, behind)
 
     def name() -> tuple[list[str], str]:
         found = _said(means, lambda: reach.resolve(asker.host, asker.port, wanted.seconds))
@@ -146,9 +156,9 @@ def check_model(walk: Walk, label: str, address: client.Address, wanted: Wanted,
         return answer, f"`{answer.model}` answers: {_quoted(answer.text)}"
 
     with contextlib.ExitStack() as held:
-        addresses = walk.step(f"name{label}", name, timed=True)
-        connection = walk.step(f"tcp{label}", tcp, needs=(f"name{label}",), timed=True)
-        return walk.step(f"model{label}", model, needs=(f"name{label}", f"tcp{label}"), timed=True)
+        addresses = walk.step(named[0], name, timed=True)
+        connection = walk.step(named[1], tcp, needs=named[:1], timed=True)
+        return walk.step(named[2], model, needs=named[:2], timed=True)
 
 
 def check_clock(walk: Walk, answer: Answered | None, now: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import struct
@@ -19,6 +20,7 @@ from hyb.linking import check_private, sides
 from hyb.linking.causes import CAUSES
 from hyb.linking.findings import Report
 from hyb.linking.parts import Wanted
+from hyb.serving import service
 from tests import link_peers as peers
 from tests.link_peers import NOW, Authority
 from tests.need import need
@@ -67,10 +69,10 @@ def test_a_link_that_works_is_whole_and_the_router_is_left_politely(check: Calla
         found = check(port, model=model)
     assert found.report.ok and not found.report.cause, found.report.text()
     order = ["documents", "certificates", "router", "link", "name inter-router", "tcp inter-router"]
-    order += ["tls inter-router", "peer inter-router", "name model", "tcp model", "model model"]
+    order += ["tls inter-router", "peer inter-router", "name model", "tcp model", "model"]
     assert [f.part for f in found.report.findings] == order
     assert "skupper-router 3.5.1" in found["peer inter-router"].seen
-    assert "`bot` answers: “Blue.”" in found["model model"].seen
+    assert "`bot` answers: “Blue.”" in found["model"].seen
     assert all(found[p].ms > 0 for p in order[4:])
     assert "TLSv1.3" in found["tls inter-router"].seen
     politely = [x.split(" hyb-")[0].strip() for x in lines if x.startswith(("opened", "closed", "a session", "error"))]
@@ -381,6 +383,22 @@ def test_a_world_readable_key_is_a_mistake_of_the_documents(tmp_path: Path) -> N
 def test_a_model_that_is_down_is_the_private_sides(check: Callable[..., Checked]) -> None:
     part = check(peers.free_port(), model=peers.free_port())["tcp model"]
     assert (part.cause, part.side) == ("model-down", "private")
+
+
+def test_the_service_s_own_key_is_used_and_shown_to_no_other_host(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data")}
+    (tmp_path / "key").write_text("hyb_sk_own\n")
+    with peers.model(key="hyb_sk_own") as port:
+        mine = service.Service(
+            "bot", os.getpid(), service.start_time(os.getpid()) or 0, "127.0.0.1", port, "llama.cpp", "", "sha256:0",
+            str(tmp_path / "key"), str(tmp_path / "log"), True,
+        )  # fmt: skip
+        service.write(service.folder(environ), mine)
+        folder = peers.link_folder(tmp_path, CA, CLIENT, [("inter-router", "localhost", 1)], port)
+        report = check_private.run(folder, sides.read(folder), Wanted("private", 5, environ=environ))
+    assert report.findings[-1].state == "ok", report.text()
+    elsewhere = sides.Target("llm", "llm", "192.0.2.7", port)
+    assert not check_private._is_at(mine, elsewhere)
 
 
 def test_every_failure_has_a_side_and_a_thing_to_do(check: Callable[..., Checked]) -> None:

@@ -16,8 +16,6 @@ from hyb.errors import Exit, HybError
 from hyb.linking import check_public, sides
 from hyb.linking.findings import Report
 from hyb.linking.parts import Wanted
-from hyb.render.dump import dump
-from hyb.render.skupper import documents as sk
 from tests import link_peers as peers
 
 pytestmark = pytest.mark.socket
@@ -168,8 +166,7 @@ def test_a_client_without_anything_to_ask_is_told_how() -> None:
 
 # -- the cluster ------------------------------------------------------------------------------------------------------
 
-FACTS = sk.LinkFacts("chat", "apps.example.com", 8000, 8000)
-ENDPOINTS = [{"name": r, "host": sk.route_host(FACTS, r), "port": "443"} for r in sk.ROLES]
+ENDPOINTS = [{"name": r, "host": f"hyb-{r}-chat.apps.example.com", "port": "443"} for r in ("inter-router", "edge")]
 
 
 def resource(name: str, status: dict[str, Any], spec: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -213,12 +210,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         if stderr:
             (answers / "stderr").write_text(stderr)
         folder = tmp_path / "link"
-        (folder / "openshift").mkdir(parents=True)
-        for document in sk.openshift_documents(FACTS):
-            (folder / "openshift" / sk.file_name(document)).write_text(dump(document))
-        (folder / "private").mkdir()
-        for document in sk.private_documents(FACTS):
-            (folder / "private" / sk.file_name(document)).write_text(dump(document))
+        peers.public_side(folder / "openshift")
+        ends = [(e["name"], e["host"], 443) for e in ENDPOINTS]
+        peers.link_folder(tmp_path, peers.Authority.new(), peers.Authority.new().leaf(), ends, 8000)
         report = check_public.run(folder, sides.read(folder), Wanted("openshift", 5))
         return {"report": report, **{f.part: f for f in report.findings}}
 
