@@ -230,7 +230,12 @@ class _Moves:
         self.links = _links(request, store, environ, stands, target, say)
         self.units = unit_files.find(request.units, environ, store, _of_kind(store, known, "service"), target.outputs)
         self.services = handover.plan(store, environ, known, target.outputs, say)
-        self.notes = (*self.units.notes, *self.services.notes)
+        reload = [
+            f"`hyb link reload {one.out}` on the private host makes its router take the link; where the public side"
+            " changed, `oc apply` it"
+            for one in self.links
+        ]
+        self.notes = (*self.units.notes, *self.services.notes, *reload)
 
     @property
     def changes(self) -> tuple[Change, ...]:
