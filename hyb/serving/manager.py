@@ -30,7 +30,7 @@ from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
 from hyb.render.unit import label_mistake
 from hyb.serving import client, keys, port, service
-from hyb.serving.choice import EXTRA, GATEWAY, LLAMA, NEEDS, TRANSFORMERS, VLLM, Choice, choose, gguf_path, misfit
+from hyb.serving.choice import EXTRA, GATEWAY, LLAMA, NEEDS, VLLM, Choice, choose, gguf_path, misfit
 from hyb.serving.gateway.adapters import checked
 from hyb.serving.gateway.types import AdapterSpec, GatewayJob
 from hyb.serving.service import Service
@@ -252,10 +252,7 @@ def exchangeable(
     job = GatewayJob.read(Path(found.log).with_name(f"{found.name}.job.json"))
     packed = {name for name, _ in choose(artifact, store.artifact, engine="auto").adapters}
     beside = [(name, adapter) for name, adapter, _ in adapters if name not in packed]
-    choice = choose(
-        artifact, store.artifact, parallel=job.parallel if job.engine != TRANSFORMERS else 1, vllm=job.engine == VLLM,
-        adapters=beside,
-    )  # fmt: skip
+    choice = choose(artifact, store.artifact, vllm=job.engine == VLLM, adapters=beside)
     limit = choice.model.meta.get("context")
     most = limit if isinstance(limit, int) and limit > 0 else job.context
     other = f"another engine, {choice.engine}" if choice.engine != job.engine else ""
@@ -265,7 +262,7 @@ def exchangeable(
             f"`{found.name}` can't change to `{short(artifact.digest)}` while it runs: it needs {other}",
             hint=f"`hyb stop {found.name}` first, and serve it again afterwards",
         )
-    return job, replace(choice, context=min(job.context, most))
+    return job, replace(choice, context=min(job.context, most), parallel=job.parallel)
 
 
 def owner(found: Service, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from hyb import fs, generations, lock, rollback
+from hyb import fs, generations, lock, rollback, verify
 from hyb import recipe as recipes
 from hyb import run as runs
 from hyb.artifact import File
 from hyb.errors import Exit, HybError
 from hyb.linking import folder
 from hyb.lock import Lock, Locked
+from hyb.progress import silent
 from hyb.store import Store
 
 RECIPE = """\
@@ -241,6 +242,16 @@ def test_a_generation_whose_exam_was_failed_stays_refused(lab: Lab, passed: bool
     with pytest.raises(HybError) as caught:
         lab.back(2, out=None)
     assert caught.value.code is Exit.CHECK and "exam: this exam was not passed" in caught.value.details
+
+
+def test_verify_tells_of_a_kept_generation_that_is_no_longer_whole(lab: Lab) -> None:
+    lab.two()
+    assert verify.check_store(lab.store, silent) == []
+    old = lab.ledger.generations[0].outputs["van"]
+    with lab.store.index() as entries:
+        entries[:] = [e for e in entries if e["digest"] != old]
+    wrong = verify.check_store(lab.store, silent)
+    assert any(line.startswith("generation 1 of `r`: its `van`") for line in wrong), wrong
 
 
 def test_a_link_folder_or_unit_that_was_edited_is_not_overwritten(lab: Lab) -> None:
