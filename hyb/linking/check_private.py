@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hyb.linking import local, parts, reach, router, sides, tls
 from hyb.linking import site as sites
-from hyb.linking.findings import FaultError, Report, Walk
+from hyb.linking.findings import FaultError, Report, UntriedError, Walk
 from hyb.linking.parts import Wanted
 from hyb.linking.sides import Endpoint, Side, Target
 from hyb.serving import client, manager
@@ -40,7 +40,7 @@ def run(folder: Path, found: Sequence[Side], wanted: Wanted) -> Report:
         wanted.allow(host)
     walk = Walk()
     walk.step("documents", lambda: _documents(side, found))
-    identity = walk.step("certificates", lambda: parts.check_certificates(side.identity(), datetime.now(UTC)))
+    identity = walk.step("certificates", lambda: _certificates(side))
     site = sites.of(side, {**wanted.environ, "SKUPPER_PLATFORM": "podman"}, os.geteuid())
     local.check_router(walk, site.namespace, site.home)
     for number, endpoint in enumerate(side.endpoints()):
@@ -65,6 +65,12 @@ def _documents(side: Side, found: Sequence[Side]) -> tuple[None, str]:
         raise FaultError("documents", f"{mistakes[0]}{more}")
     targets = ", ".join(f"`{t.routing_key}` → {t.host}:{t.port}" for t in side.targets("Connector"))
     return None, f"`{side.path}`: {targets or 'no Connector with a host'}"
+
+
+def _certificates(side: Side) -> tuple[tls.Identity, str]:
+    if side.by_token:
+        raise UntriedError("Skupper gets them when it redeems the AccessToken; `skupper link status` tells of the link")
+    return parts.check_certificates(side.identity(), datetime.now(UTC))
 
 
 # -- the way to the other side ---------------------------------------------------------------------------------------

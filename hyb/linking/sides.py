@@ -66,6 +66,11 @@ class Side:
         return any(self.of(kind) for kind in _PRIVATE)
 
     @property
+    def by_token(self) -> bool:
+        """It has no Link of its own: Skupper makes one when it redeems the AccessToken."""
+        return bool(self.of("AccessToken")) and not self.of("Link")
+
+    @property
     def is_public(self) -> bool:
         """It is dialled."""
         return not self.is_private and any(self.of(kind) for kind in _PUBLIC)
@@ -165,7 +170,7 @@ def mistakes(side: Side, found: Sequence[Side]) -> list[str]:
         wrong += check(side.documents, publics[0].documents)
     else:
         wrong += [text for text in check(side.documents, ()) if text.startswith("private: ")]
-    return wrong if side.endpoints() or wrong else ["no endpoint to dial"]
+    return wrong if side.endpoints() or side.by_token or wrong else ["no endpoint to dial"]
 
 
 def _side(folder: Path) -> Side | None:

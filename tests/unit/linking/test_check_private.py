@@ -380,6 +380,17 @@ def test_a_world_readable_key_is_a_mistake_of_the_documents(tmp_path: Path) -> N
     assert report.findings[0].cause == "documents" and "other users can read" in report.findings[0].seen
 
 
+def test_a_side_that_waits_for_its_token_claims_nothing_of_certificates(tmp_path: Path) -> None:
+    private = tmp_path / "link" / "private"
+    token = peers.document("AccessToken", "t", "default", {"url": "https://x.example.com/1", "code": "c", "ca": "-"})
+    connector = {"routingKey": "llm", "host": "127.0.0.1", "port": peers.free_port(), "type": "tcp"}
+    site = peers.document("Site", "private", "default")
+    peers.write(private, [site, token, peers.document("Connector", "llm", "default", connector)])
+    report = check_private.run(private, sides.read(private), Wanted("private", 2, environ={"HOME": str(tmp_path)}))
+    assert {f.part: f.state for f in report.findings}["certificates"] == "not tried"
+    assert report.findings[-2].cause == "model-down"
+
+
 def test_a_model_that_is_down_is_the_private_sides(check: Callable[..., Checked]) -> None:
     part = check(peers.free_port(), model=peers.free_port())["tcp model"]
     assert (part.cause, part.side) == ("model-down", "private")
