@@ -186,7 +186,7 @@ def _links(environ: Mapping[str, str]) -> list[Finding]:
     faults = [(one.name, c.said, "renew") for one in found for c in one.certificates if c.state != "ok"]
     faults += [(one.name, text, "list") for one in found for text in one.problems]
     return [
-        Finding(f"link {name}", False, said, "the link", f"`hyb link {verb}` helps")
+        Finding(f"link {name}", False, said, "the link", f"`hyb link {verb}{f' {name}' if verb == 'renew' else ''}`")
         for name, said, verb in faults
     ]  # fmt: skip
 

@@ -118,8 +118,8 @@ def link_renew(
     passphrase, authority = secrets_given(ca_passphrase_file, ca, ca_key)
     folder = _folder(s, name)
     if s.dry_run:
-        _would(s, "renew", folder, "begin a change of the CA" if new_ca or ca else
-               "take the next step" if applied else "make new certificates")  # fmt: skip
+        step = "take the next step, if a change of the CA has begun" if applied else "make new certificates"
+        _would(s, "renew", folder, "begin a change of the CA" if new_ca or ca else step)
         return
     now = datetime.now(UTC)
     _changed(s, folder, out, lambda: renew(
@@ -154,6 +154,9 @@ def link_revoke(
 
     if undo and not site:
         raise HybError("`--undo` needs `--site`", code=Exit.USAGE)
+    if not (name or site):
+        raise HybError("without `--site` all certificates of a link become worthless: say which link", code=Exit.USAGE,
+                       hint="`hyb link list` shows the names")  # fmt: skip
     passphrase, authority = secrets_given(ca_passphrase_file, ca, ca_key)
     folder = _folder(s, name)
     if s.dry_run:

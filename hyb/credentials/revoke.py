@@ -16,16 +16,20 @@ from pathlib import Path
 from hyb import fs
 from hyb.certificates import Pair, is_encrypted
 from hyb.credentials import kept
-from hyb.credentials.rotate import Change, refuse_unfinished
+from hyb.credentials.rotate import APPLY, SIGN_AGAIN, Change, refuse_unfinished
 from hyb.credentials.settle import Signer, new_ca, order_of, refuse_unfit, settle
 from hyb.errors import HybError
 
-STEPS = (
-    "each private host that stays: copy its new `private` folder there, and don't reload yet",
+COPY = "each private host that stays: copy its new `private` folder there, and don't reload yet"
+LOCK = (
     "OpenShift: `oc apply` its folder, section 1 of APPLY.md: from now on every old certificate is refused,"
-    " and what it has opened is closed",
-    "each private host that stays: `skupper system reload`; its link is down from the step before until here",
+    " and what it has opened is closed"
 )
+RELOAD = "each private host that stays: `skupper system reload`; its link is down from the step before until here"
+LOCK_ISSUER = (
+    "OpenShift: `oc rollout restart deployment/skupper-router`: what the old certificates have opened is closed"
+)
+"""Where the controller makes the server's Secret, hyb's word for Skupper would be lost."""
 
 
 def revoke(
@@ -60,12 +64,13 @@ def revoke(
         kept.write(folder / kept.CA, signer.locked(following.pair))
         made = settle(folder, order, state, following, notes, renew=True)
         kept.write_state(folder, replace(kept.read_state(folder), revoking=False))
+    to_do = (COPY, APPLY, SIGN_AGAIN, LOCK_ISSUER, RELOAD) if order.issuer else (COPY, LOCK, RELOAD)
     done = f"revoked `{site}`: a new CA, and new certificates for all others" if site else "a new CA for all"
     return Change(
         made,
         "steady",
         done,
-        STEPS,
+        to_do,
         f"when all of it is done: `hyb link renew {name} --applied`, and later renewals close no connections",
     )
 

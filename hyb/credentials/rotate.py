@@ -90,7 +90,8 @@ def renewed(folder: Path, order: Order, state: kept.State, signer: Signer, notes
     assert authorities is not None
     validity = lasting("CA", authorities.signer.certificate, signer.now)
     if validity.state == "expired":
-        if authorities.phase == "trust":
+        coming = authorities.coming
+        if coming and lasting("CA", coming.certificate, signer.now).state != "expired":
             return _switch(folder, order, state, signer, notes, authorities)
         return _replace(folder, order, state, signer, notes)
     if authorities.phase == "steady" and (validity.ends - signer.now).days < order.days - 1:
@@ -98,17 +99,28 @@ def renewed(folder: Path, order: Order, state: kept.State, signer: Signer, notes
         return _begin(folder, order, state, signer, notes, None)
     made = settle(folder, order, state, signer, notes, renew=True)
     if authorities.phase != "steady":
-        return _told(order.name, made, authorities.phase, "made new certificates; the change of the CA stands still")
+        return _told(order, made, authorities.phase, "made new certificates; the change of the CA stands still")
+    to_do = (RELOAD,) if order.issuer else (APPLY, RELOAD)
     then = "the sides can be applied in any order and at any time: old and new certificates work together"
-    return Change(made, "steady", "made new certificates of the same CA", STEPS, then)
+    return Change(made, "steady", "made new certificates of the same CA", to_do, then)
 
 
 # -- a new CA ------------------------------------------------------------------------------------------------------
 
-STEPS = (
-    "OpenShift: `oc apply` its folder, section 1 of APPLY.md",
-    "each private host: copy its `private` folder and `skupper system reload`, section 2 of APPLY.md",
+APPLY = "OpenShift: `oc apply` its folder, section 1 of APPLY.md"
+RELOAD = "each private host: copy its `private` folder and `skupper system reload`, section 2 of APPLY.md"
+SIGN_AGAIN = (
+    "OpenShift: Skupper's controller keeps the server certificate that it has made: `oc delete secret` it (its name is"
+    " the RouterAccess's `tlsCredentials`), then `oc annotate certificates.skupper.io` of the same name with"
+    " `hyb/again=1`, and it signs a new one"
 )
+"""The controller looks at names and at the end, never at the CA, and a Secret that was deleted comes back when
+something happens to its Certificate (internal/kube/certificates/mgr.go of Skupper 2.2)."""
+
+
+def steps(order: Order) -> tuple[str, ...]:
+    """What a person does after the CA changed, in any order."""
+    return (APPLY, SIGN_AGAIN, RELOAD) if order.issuer else (APPLY, RELOAD)
 
 
 def _begin(
@@ -120,7 +132,7 @@ def _begin(
         _ = signer.opened
     kept.write(folder / kept.COMING, signer.locked(authority or new_ca(order, signer.now)))
     made = settle(folder, order, state, signer, notes, renew=True)
-    return _told(order.name, made, "trust", "made a new CA; both are trusted, the old one still signs")
+    return _told(order, made, "trust", "both CAs are trusted; the old one still signs")
 
 
 def _advance(
@@ -140,11 +152,11 @@ def _advance(
     stale = [p for p in paths if (pair := kept.read(p)) and not issued_by(load(pair.certificate), signed)]
     if stale:  # a killed step 2
         made = settle(folder, order, state, signer, notes, renew=True)
-        return _told(order.name, made, "switch", "some certificates were of the old CA: made all anew")
+        return _told(order, made, "switch", "some certificates were of the old CA: made all anew")
     (folder / kept.LEAVING).unlink()
     fs.sync_folder(folder)
     made = settle(folder, order, state, signer, notes)
-    return Change(made, "steady", "step 3 of 3: the old CA is trusted no more", STEPS,
+    return Change(made, "steady", "step 3 of 3: the old CA is trusted no more", steps(order),
                   "in any order; the change of the CA is over then")  # fmt: skip
 
 
@@ -159,7 +171,7 @@ def _switch(
     (folder / kept.COMING).replace(folder / kept.CA)
     fs.sync_folder(folder)
     made = settle(folder, order, state, following, notes, renew=True)
-    return _told(order.name, made, "switch", "made certificates of the new CA; both are trusted")
+    return _told(order, made, "switch", "certificates are of the new CA; both are trusted")
 
 
 def _replace(folder: Path, order: Order, state: kept.State, signer: Signer, notes: list[str]) -> Change:
@@ -167,17 +179,19 @@ def _replace(folder: Path, order: Order, state: kept.State, signer: Signer, note
     if is_encrypted(signer.pair.key):
         _ = signer.unlocked
     following = replace(signer, pair=new_ca(order, signer.now))
-    (folder / kept.LEAVING).unlink(missing_ok=True)
+    for left in (kept.COMING, kept.LEAVING):
+        (folder / left).unlink(missing_ok=True)
     kept.write(folder / kept.CA, signer.locked(following.pair))
     made = settle(folder, order, state, following, notes, renew=True)
-    return Change(made, "steady", "the CA had expired: made a new one, and new certificates", STEPS,
+    return Change(made, "steady", "the CA had expired: made a new one, and new certificates", steps(order),
                   "the link is down until both sides are applied")  # fmt: skip
 
 
-def _told(name: str, made: Credentials, phase: str, done: str) -> Change:
+def _told(order: Order, made: Credentials, phase: str, done: str) -> Change:
     following = {
         "trust": "makes certificates of the new CA (step 2 of 3)",
         "switch": "takes the old CA away (step 3 of 3)",
     }[phase]
-    then = f"in any order; when ALL of them are applied and not before, `hyb link renew {name} --applied` {following}"
-    return Change(made, phase, f"step {kept.PHASES[phase]} of 3: {done}", STEPS, then)
+    call = f"`hyb link renew {order.name} --applied`"
+    then = f"in any order; when ALL of them are applied and not before, {call} {following}"
+    return Change(made, phase, f"step {kept.PHASES[phase]} of 3: {done}", steps(order), then)

@@ -34,8 +34,8 @@ def redeem(token: Token, site: str, *, timeout: float = TIMEOUT) -> LinkGiven:
         with contextlib.closing(connection):
             headers = {"name": token.name, "subject": site, "Content-Type": "text/plain"}
             connection.request("POST", parts.path, token.code.encode(), headers)
-            answer = connection.getresponse()
-            status, body = answer.status, answer.read(SIZE_MAX + 1)
+            with contextlib.closing(connection.getresponse()) as answer:
+                status, body = answer.status, answer.read(SIZE_MAX + 1)
     except ssl.SSLCertVerificationError as error:
         raise HybError(
             f"`{where}` shows a certificate that the token does not trust: {error.verify_message}",

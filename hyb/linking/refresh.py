@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -70,34 +71,42 @@ def renewed(files: Mapping[str, bytes], made: Credentials, now: datetime) -> dic
     The folder of a site that has no certificate any more is left out. Raises HybError (exit 4) when the Secrets would
     not fit together.
     """
-    after, gone, clients, servers = dict(files), set(), [], []
+    after, gone = dict(files), set()
+    clients, servers = [], []
     for path, text in files.items():
         document = _secret(path, text)
         if document is None:
             continue
         leaf = certificates.load(_decoded(document)["tls.crt"])[0]
-        namespace, site = (
-            document["metadata"].get("namespace", ""),
-            certificates.common_name(leaf).removeprefix("link-"),
-        )
+        words: Mapping[str, str] = {}
         if certificates.is_ca(leaf):
             data = made.issuer_data()
-        elif certificates.dns_names(leaf):
-            data = made.server_data(namespace if namespace in made.servers else "")
+        elif hosts := certificates.dns_names(leaf):
+            data, words = _server(made, str(document["metadata"].get("namespace", "")), hosts), made.annotations
             servers.append(data)
-        elif site in made.clients:
+        elif (site := certificates.common_name(leaf).removeprefix("link-")) in made.clients:
             data = made.client_data(site)
             clients.append(data)
         else:
             gone.add(PurePosixPath(path).parent)
             continue
-        after[path] = dump(_filled(document, data, {} if data in clients else made.annotations)).encode()
-    for server in servers:
-        for client in clients:
-            hosts = certificates.dns_names(certificates.load(server["tls.crt"])[0])
-            if found := certificates.mistakes(client, server, hosts, now):
-                raise HybError("the new certificates would not work", details=found, code=Exit.CHECK)
+        after[path] = dump(_filled(document, data, words)).encode()
+    for server, client in itertools.product(servers, clients):
+        hosts = certificates.dns_names(certificates.load(server["tls.crt"])[0])
+        if found := certificates.mistakes(client, server, hosts, now):
+            raise HybError("the new certificates would not work", details=found, code=Exit.CHECK)
     return {path: text for path, text in after.items() if PurePosixPath(path).parent not in gone}
+
+
+def _server(made: Credentials, namespace: str, hosts: tuple[str, ...]) -> dict[str, bytes]:
+    """The server's data for a namespace, or for the same hosts. Raises HybError when there is none."""
+    if namespace in made.servers:
+        return made.server_data(namespace)
+    for name, pair in made.servers.items():
+        if set(certificates.dns_names(certificates.load(pair.certificate)[0])) == set(hosts):
+            return made.server_data(name)
+    raise HybError(f"there is no server certificate for the namespace `{namespace}`",
+                   hint="the credentials were changed; write the folder again with `hyb link`")  # fmt: skip
 
 
 def _filled(document: dict[str, Any], data: Mapping[str, bytes], annotations: Mapping[str, str]) -> dict[str, Any]:
@@ -114,7 +123,7 @@ def _is_of(out: Path, trusted: bytes) -> bool:
     ours = certificates.load(trusted)
     try:
         documents = [d for path, text in _files(out).items() if (d := _secret(path, text))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return any(ca in ours for d in documents for ca in _authorities(d))
 
@@ -140,8 +149,8 @@ def _secret(path: str, text: bytes) -> dict[str, Any] | None:
         document = yaml.safe_load(text)
         if document["kind"] == "Secret" and "PRIVATE KEY" in str(_decoded(document)["tls.key"]):
             certificates.load(_decoded(document)["tls.crt"])
-            return dict(document)
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, binascii.Error):
+            return {**document, "metadata": dict(document["metadata"])}
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, binascii.Error):
         return None
     return None
 

@@ -104,7 +104,7 @@ def _meta(spec: Spec, facts: LinkFacts, models: tuple[Model, ...]) -> dict[str, 
             "private": {"name": facts.name, "namespace": first.namespace},
             "openshift": {"name": facts.access.server_secret, "namespace": facts.public[0].namespace},
         },
-        "credentials": spec.credentials or f"{facts.name}.{facts.public[0].namespace}",
+        "credentials": spec.credentials or _credentials(facts),
         "client": f"link-{first.name}",
         "days": spec.days,
         "ca_days": spec.ca_days,
@@ -128,6 +128,12 @@ def _meta(spec: Spec, facts: LinkFacts, models: tuple[Model, ...]) -> dict[str, 
         "strategy": spec.strategy,
         "to_make": secrets,
     }
+
+
+def _credentials(facts: LinkFacts) -> str:
+    """A CA whose key goes into a cluster is no other link's."""
+    end = ".issuer" if facts.way == "issuer" else ""
+    return f"{facts.name}.{facts.public[0].namespace}{end}"
 
 
 def _secrets(facts: LinkFacts) -> Iterator[dict[str, str]]:

@@ -157,7 +157,8 @@ class Spec(StageSpec):
     """How long server and client certificate last."""
     ca_days: Annotated[int, Field(strict=True, ge=1, le=36500)] = 1826
     credentials: str = ""
-    """The folder of the credentials; default `<name>.<namespace>`. Links that share it share a CA."""
+    """The folder of the credentials; default `<name>.<namespace>`, with `way: issuer` `.issuer` behind it. Links that
+    share it share a CA."""
 
     @field_validator("router_access", "name", "site", "private_site", "private_namespace")
     @classmethod

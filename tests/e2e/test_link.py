@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hyb.linking import folder as linking
 from hyb.store import Store
 from tests.need import need
+from tests.unit.linking.test_token import token as token_document
 
 GOOD = ("link", "service", "--namespace", "chat", "--apps-domain", "apps.example.com")
 
@@ -28,6 +31,7 @@ class Machine:
         store = Store(self.root / "store")
         meta = {"name": "bot", "port": 8000, "host": "127.0.0.1", "targets": ["quadlet"]}
         store.tag("service", store.add_artifact("service", [], meta=meta).digest)
+        store.tag("coder", store.add_artifact("service", [], meta={**meta, "name": "coder", "port": 8001}).digest)
 
     def hyb(self, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("HYB_", "XDG_"))}
@@ -75,11 +79,19 @@ def test_renewing_changes_the_secrets_and_nothing_else(machine: Machine) -> None
         (("--namespace", "n" * 50), "67 characters, 63 are the most"),
         (("--port", "70000"), "less than or equal to 65535"),
         (("--apps-domain", "https://apps.example.com"), "is no DNS name"),
+        (("--apps-domain", "*.apps.example.com"), "a wildcard stands for many"),
+        (("--apps-domain", "192.0.2.1"), "is an IP address, not a DNS name"),
+        (("--namespace", "default"), "is the private side's own"),
+        (("--private-namespace", "chat"), "is the private side's own"),
+        (("--selector", "app=llm"), "there are none on platform `podman`"),
+        (("--strategy", "weighted"), "chooses among several"),
     ],
 )
 def test_bad_input_ends_with_3_and_writes_nothing(machine: Machine, arguments: tuple[str, ...], said: str) -> None:
     before = sorted(machine.root.rglob("*"))
-    done = machine.hyb(*GOOD, *arguments)
+    done = machine.hyb(
+        *(g for g in GOOD if "--namespace" not in arguments or g not in ("--namespace", "chat")), *arguments
+    )
     assert done.returncode == 3 and said in done.stderr and "Traceback" not in done.stderr
     assert sorted(machine.root.rglob("*")) == before
 
@@ -100,3 +112,88 @@ def test_not_one_socket_is_opened(machine: Machine) -> None:
     lines = trace.read_text(errors="replace").splitlines()
     assert any("APPLY.md" in line for line in lines), "the trace has seen the work"
     assert not [line for line in lines if "socket(" in line or "connect(" in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "http"), "not a valid int"),
+        (("--link-port", "edge=http"), "takes NAME=NUMBER"),
+        (("--weight", "a"), "takes NAME=NUMBER"),
+        (("--private-site", "a=cheap"), "is not NAME or NAME=COST"),
+        (("--private-site", "a", "--private-site", "a=2"), "once a name"),
+        (("--link-host", "chat="), "is not NAME=VALUE"),
+    ],
+)
+def test_an_option_that_can_not_be_read_ends_with_2(machine: Machine, arguments: tuple[str, ...], said: str) -> None:
+    done = machine.hyb(*GOOD, *arguments)
+    assert done.returncode == 2 and said in done.stderr and not (machine.root / "link").exists()
+
+
+def test_several_models_hosts_and_namespaces_go_into_folders_of_their_own(machine: Machine) -> None:
+    done = machine.hyb(
+        "link", "service", "coder", "--namespace", "chat", "--namespace", "shop", "--apps-domain", "apps.example.com",
+        "--private-site", "alpha", "--private-site", "beta=10",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    out = machine.root / "link"
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == [
+        "openshift-chat", "openshift-shop", "private-alpha", "private-beta",
+    ]  # fmt: skip
+    assert {p.name for p in (out / "openshift-chat").glob("Listener-*")} == {"Listener-bot.yaml", "Listener-coder.yaml"}
+    assert linking.check_folder(out) == []
+
+
+def test_the_folder_of_another_link_is_replaced_only_by_force(machine: Machine) -> None:
+    machine.hyb(*GOOD)
+    other = ("link", "service", "--namespace", "shop", "--apps-domain", "apps.example.com")
+    refused = machine.hyb(*other)
+    assert refused.returncode == 3 and "not link `link-public` of `shop`" in refused.stderr
+    assert "hyb-edge-chat" in (machine.root / "link/private/Link-link-public.yaml").read_text()
+    assert machine.hyb(*other, "--force").returncode == 0
+    assert "hyb-edge-shop" in (machine.root / "link/private/Link-link-public.yaml").read_text()
+
+
+def test_a_link_that_is_made_takes_no_options_of_a_new_one(machine: Machine) -> None:
+    machine.hyb(*GOOD, "--name", "van")
+    done = machine.hyb("link", "van", "--namespace", "shop")
+    assert done.returncode == 2 and "`van` is a link already" in done.stderr
+    assert machine.hyb("link", "van", "--out", "again").returncode == 0
+
+
+def test_a_load_balancer_without_an_address_is_refused_or_asked_for_later(machine: Machine) -> None:
+    balanced = ("link", "service", "--namespace", "chat", "--access", "loadbalancer")
+    refused = machine.hyb(*balanced)
+    assert refused.returncode == 3 and "`way: issuer` or `way: token`" in refused.stderr
+    first = machine.hyb(*balanced, "--way", "issuer", "--json")
+    assert first.returncode == 0 and not [p for p in json.loads(first.stdout)["written"] if "private" in p]
+    second = machine.hyb(*balanced, "--way", "issuer", "--host", "192.0.2.7")
+    assert second.returncode == 0, second.stderr
+    assert linking.check_folder(machine.root / "link") == []
+
+
+def test_a_token_goes_from_its_grant_into_the_folder(machine: Machine) -> None:
+    granted = machine.hyb("link", "grant", "--namespace", "chat", "--window", "1d")
+    assert granted.returncode == 3 and "`--window` `1d` is no duration" in granted.stderr
+    granted = machine.hyb("link", "grant", "--namespace", "chat", "--json")
+    commands = json.loads(granted.stdout)["commands"]
+    assert any("accessgrant hyb -n chat" in c for c in commands)
+    assert machine.hyb("link", "grant", "--namespace", "shop").returncode == 3, "another file is there"
+    assert machine.hyb("link", "grant", "--namespace", "shop", "--force").returncode == 0
+    machine.hyb("link", "service", "--namespace", "chat", "--way", "token")
+    token = machine.root / "token.yaml"
+    token.write_text(yaml.safe_dump(token_document()))
+    token.chmod(0o644)
+    os.utime(token, (time.time() - 3600, time.time() - 3600))
+    done = machine.hyb("link", "accept", "token.yaml", "--offline")
+    assert done.returncode == 0, done.stderr
+    assert "can be read by others" in done.stderr and "is 60 minutes old" in done.stderr
+    assert "s3cretCode" not in done.stdout + done.stderr
+    assert (machine.root / "link/AccessToken-link-public.yaml").stat().st_mode & 0o777 == 0o600
+    assert machine.hyb("link", "accept", "token.yaml", "--redeem", "--offline").returncode == 6
+    assert machine.hyb("link", "accept", "grant.yaml").returncode == 4
+
+
+def test_dry_runs_of_tokens_write_nothing(machine: Machine) -> None:
+    assert machine.hyb("link", "grant", "--namespace", "chat", "--dry-run").returncode == 0
+    assert not (machine.root / "grant.yaml").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hyb.render.skupper.facts import Endpoint, LinkFacts, PrivateSite, PublicSite, endpoints
@@ -20,7 +21,7 @@ Needed: Skupper **2.1.0 or newer** on both sides; sites of Skupper 1 can't join.
 """
 _TOKEN = """\
 There is no key in these folders. A token lets in whoever has it first, once: hand it over like a password. Needed:
-Skupper 2 on both sides, with grants enabled on the controller (SKUPPER_ENABLE_GRANTS, which its installation sets).
+Skupper **2.0.0 or newer** on both sides, with grants enabled on the controller (SKUPPER_ENABLE_GRANTS).
 """
 _RENEW = """\
 `hyb link list` says until when the certificates are good. `hyb link renew` makes new ones, and says what to apply where
@@ -49,6 +50,8 @@ def _top(facts: LinkFacts) -> str:
         keys = keys.replace("The public one holds", "Those of namespaces hold").replace(
             "Secrets of that namespace", "Secrets there"
         )
+    if any(service.strategy or service.observer for service in facts.services):  # older ones drop it without a word
+        keys = re.sub(r"\*\*2\.[01]\.0 or newer\*\*", "**2.2.0 or newer**", keys)
     return f"{head(facts)}\n{keys}"
 
 

@@ -82,7 +82,7 @@ def guide(facts: LinkFacts) -> str:
         on = f"     # on `{site.name}`" if len(facts.private) > 1 else ""
         privates.append(f"    sh {site.folder}/{SCRIPT} {files}{on}")
     hosts = [site for site in facts.private if site.platform in ("podman", "docker")]
-    once = "" if not hosts else _ONCE
+    once = _ONCE.replace("{platform}", hosts[0].platform) if hosts else ""
     return f"""\
 {head(facts)}
 Skupper's own program does all of it, and the cluster makes the certificates. Needed: `skupper` 2 on both sides, and
@@ -104,7 +104,7 @@ Each file that it writes holds a private key: carry it over an encrypted channel
 _ONCE = """\
     mkdir -p "${XDG_DATA_HOME:-$HOME/.local/share}/skupper" && chmod 0700 "${XDG_DATA_HOME:-$HOME/.local/share}/skupper"
     loginctl enable-linger     # else the router ends when you log out
-    skupper system install     # once a user
+    SKUPPER_PLATFORM={platform} skupper system install     # once a user
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hyb import certificates as cs
+from tests.handshake import handshake, router_accepts
 
 NOW = datetime.now(UTC)
 HOSTS = ("hyb-inter-router-chat.apps.example.com", "hyb-edge-chat.apps.example.com")
@@ -24,51 +25,6 @@ CLIENT = cs.make_leaf(CA, "link-private", 365, NOW)
 
 def data(pair: cs.Pair, ca: bytes = CA.certificate) -> dict[str, bytes]:
     return {"ca.crt": ca, "tls.crt": pair.certificate, "tls.key": pair.key}
-
-
-def context(folder: Path, purpose: int, given: Mapping[str, bytes]) -> ssl.SSLContext:
-    """What a router sets up: both sides show a certificate and ask for one; names are matched by `router_accepts`."""
-    made = ssl.SSLContext(purpose)
-    made.check_hostname = False
-    made.verify_mode = ssl.CERT_REQUIRED
-    made.verify_flags |= ssl.VERIFY_X509_STRICT
-    made.load_verify_locations(cadata=given["ca.crt"].decode())
-    path = folder / f"{purpose}.pem"
-    path.write_bytes(given["tls.key"] + given["tls.crt"])
-    made.load_cert_chain(path)
-    return made
-
-
-def handshake(
-    folder: Path, client: Mapping[str, bytes], server: Mapping[str, bytes]
-) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Both ends of a TLS 1.3 session held in memory. Raises ssl.SSLError when one side refuses the other."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (
-        context(folder, ssl.PROTOCOL_TLS_CLIENT, client).wrap_bio(to_client, to_server, server_hostname=HOSTS[0]),
-        context(folder, ssl.PROTOCOL_TLS_SERVER, server).wrap_bio(to_server, to_client, server_side=True),
-    )
-    done: set[int] = set()
-    for _ in range(10):
-        for index, end in enumerate(ends):
-            try:
-                end.do_handshake()
-                done.add(index)
-            except ssl.SSLWantReadError:
-                continue
-    assert done == {0, 1}
-    ends[0].write(b"ping")  # TLS 1.3: the server's word about the client's certificate comes after the handshake
-    assert ends[1].read(4) == b"ping"
-    return ends
-
-
-def router_accepts(end: ssl.SSLObject, host: str) -> bool:
-    """The Skupper router's rule: DNS SANs, then the CN; IP SANs are not looked at."""
-    peer = end.getpeercert()
-    assert peer
-    names = [value for kind, value in peer.get("subjectAltName", ()) if kind == "DNS"]
-    names += [value for part in peer["subject"] for key, value in part if key == "commonName"]
-    return host in names
 
 
 def test_the_right_hosts_pass_and_a_wrong_one_does_not(tmp_path: Path) -> None:
@@ -229,3 +185,15 @@ def test_expired_and_not_yet_valid_certificates_are_refused() -> None:
     assert len(late) == 2 and all("tls.crt expired on" in text for text in late)
     early = cs.mistakes(data(CLIENT), data(SERVER), HOSTS, NOW - timedelta(days=2))
     assert len(early) == 4 and all("is not valid before" in text for text in early)
+
+
+def test_while_the_ca_is_changed_an_old_one_that_has_ended_does_not_matter() -> None:
+    old = cs.make_ca("hyb link CA test", 10, NOW)
+    later = NOW + timedelta(days=20)
+    both = CA.certificate + old.certificate
+    assert cs.mistakes(data(CLIENT, both), data(SERVER, both), HOSTS, later) == []
+    stale = cs.make_leaf(old, "link-private", 365, NOW)
+    found = cs.mistakes(data(stale, both), data(SERVER, both), HOSTS, NOW)
+    assert found == []
+    alone = cs.mistakes(data(CLIENT, old.certificate), data(SERVER), HOSTS, later)
+    assert any("private: ca.crt expired on" in text for text in alone)

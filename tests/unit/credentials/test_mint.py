@@ -13,6 +13,7 @@ from hyb import certificates as cs
 from hyb import fs
 from hyb.credentials import Order, link_folder, mint
 from hyb.errors import Exit, HybError
+from tests.handshake import HOST, works
 
 NOW = datetime.now(UTC)
 HOSTS = ("hyb-inter-router-chat.apps.example.com", "hyb-edge-chat.apps.example.com")
@@ -192,3 +193,166 @@ def test_two_processes_at_once_end_with_one_set(folder: Path) -> None:
 def test_a_link_without_hosts_is_refused(folder: Path) -> None:
     with pytest.raises(HybError, match="has no host"):
         mint(folder, Order("x", {"chat": ()}), NOW)
+
+
+# -- several namespaces and sites ----------------------------------------------------------------------------------
+
+WIDE = Order("wide", {"chat": HOSTS, "lab": ("hyb-inter-router-lab.apps.example.com",)}, clients=("one", "two"))
+
+
+def test_each_namespace_and_each_site_has_a_certificate_of_its_own_and_all_fit_together(folder: Path) -> None:
+    made = mint(folder, WIDE, NOW)
+    assert {p.name for p in folder.glob("*.pem")} == {
+        "ca.pem", "server-chat.pem", "server-lab.pem", "client-one.pem", "client-two.pem"
+    }  # fmt: skip
+    for namespace, hosts in WIDE.servers.items():
+        for site in WIDE.clients:
+            assert cs.mistakes(made.client_data(site), made.server_data(namespace), hosts, NOW) == []
+    names = [cs.common_name(cs.load(made.client_data(site)["tls.crt"])[0]) for site in WIDE.clients]
+    assert names == ["link-one", "link-two"]
+    assert len({pair.key for pair in (*made.servers.values(), *made.clients.values())}) == 4
+
+
+def test_links_that_share_credentials_keep_each_others_certificates(folder: Path) -> None:
+    first = mint(folder, Order("shared", {"chat": HOSTS}), NOW)
+    second = mint(folder, Order("shared", {"lab": ("a.example.org",)}, clients=("other",)), NOW)
+    assert second.ca == first.ca and second.notes == ()
+    assert mint(folder, Order("shared", {"chat": HOSTS}), NOW) == first
+
+
+def test_a_site_that_joins_later_changes_nobody_elses_certificate(folder: Path) -> None:
+    first = mint(folder, ORDER, NOW)
+    more = mint(folder, Order(ORDER.name, ORDER.servers, clients=("private", "second")), NOW)
+    assert more.servers == first.servers and more.clients["private"] == first.clients["private"]
+    assert more.client_data("second")["ca.crt"] == first.ca and more.notes == ()
+
+
+def test_files_of_a_link_with_one_site_and_one_namespace_are_found_under_their_old_names(folder: Path) -> None:
+    old = mint(folder, ORDER, NOW)
+    (folder / SERVER).rename(folder / "server.pem")
+    (folder / CLIENT).rename(folder / "client.pem")
+    assert mint(folder, ORDER, NOW) == old
+    assert {p.name for p in folder.glob("*.pem")} == FILES
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (Order("x", {}), "has no host"),
+        (Order("x", {"a": HOSTS, "b": ()}), "has no host"),
+        (Order("x", {"Chat": HOSTS}), "namespace `Chat` is no RFC 1123 label"),
+        (Order("x", {"chat": HOSTS}, clients=("../../evil",)), "private site `../../evil` is no RFC 1123 label"),
+        (Order("x", {"chat": HOSTS}, clients=("",)), "private site is empty"),
+        (Order("x", {"chat": ("*.apps.example.com",)}), "is no DNS name"),
+        (Order("x", {"chat": ("ünï.example.com",)}), "is no DNS name"),
+        (Order("x", {"chat": HOSTS}, days=0), "a day at least"),
+    ],
+)
+def test_an_order_that_nobody_could_use_is_refused_before_a_file_is_written(
+    folder: Path, order: Order, expected: str
+) -> None:
+    with pytest.raises(HybError) as caught:
+        mint(folder, order, NOW)
+    assert expected in caught.value.message
+    assert not folder.exists()
+
+
+# -- skupper's controller signs ------------------------------------------------------------------------------------
+
+
+def test_an_issuer_gets_an_rsa_ca_whose_certificates_work_with_the_private_sides(folder: Path, tmp_path: Path) -> None:
+    made = mint(folder, Order("x", {}, issuer=True), NOW)
+    data = made.issuer_data()
+    assert data["tls.key"].startswith(b"-----BEGIN RSA PRIVATE KEY-----") and set(data) == {"tls.crt", "tls.key"}
+    assert made.servers == {} and not list(folder.glob("server-*"))
+    server = cs.make_leaf(cs.Pair(data["tls.crt"], data["tls.key"]), "hyb", 365, NOW, hosts=(HOST,))
+    given = {"ca.crt": data["tls.crt"], "tls.crt": server.certificate, "tls.key": server.key}  # as the controller does
+    assert works(tmp_path, made.client_data(), given)
+    assert "RSA PRIVATE" not in repr(made) and "BEGIN PRIVATE" not in repr(made)
+
+
+def test_the_cas_key_is_not_given_out_unless_it_was_ordered(folder: Path) -> None:
+    made = mint(folder, ORDER, NOW)
+    assert made.issuer is None
+    with pytest.raises(ValueError, match="no issuer"):
+        made.issuer_data()
+
+
+def test_an_ecdsa_ca_is_no_issuer(folder: Path) -> None:
+    mint(folder, ORDER, NOW)
+    with pytest.raises(HybError, match="RSA only") as caught:
+        mint(folder, Order(ORDER.name, {}, issuer=True), NOW)
+    assert "other `credentials`" in caught.value.hint
+
+
+# -- the CA's key --------------------------------------------------------------------------------------------------
+
+
+def test_with_a_passphrase_the_cas_key_is_encrypted_and_only_signing_asks_for_it(folder: Path) -> None:
+    first = mint(folder, ORDER, NOW, passphrase=b"horse")
+    assert (folder / "ca.pem").read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert mode(folder / "ca.pem") == 0o600
+    assert mint(folder, ORDER, NOW) == first
+    before = {p: p.read_bytes() for p in folder.glob("*.pem")}
+    wider = Order(ORDER.name, ORDER.servers, clients=("private", "second"))
+    for wrong, expected in ((None, "is encrypted"), (b"donkey", "does not open")):
+        with pytest.raises(HybError, match=expected) as caught:
+            mint(folder, wider, NOW, passphrase=wrong)
+        assert caught.value.code == Exit.INPUT
+        assert {p: p.read_bytes() for p in folder.glob("*.pem")} == before
+    assert mint(folder, wider, NOW, passphrase=b"horse").clients["private"] == first.clients["private"]
+
+
+def test_a_passphrase_for_a_key_that_is_open_is_spoken_of(folder: Path) -> None:
+    mint(folder, ORDER, NOW)
+    notes = mint(folder, ORDER, NOW, passphrase=b"horse").notes
+    assert len(notes) == 1 and "hyb link passphrase" in notes[0]
+
+
+def test_a_ca_of_ones_own_is_kept_and_another_one_later_is_refused(folder: Path) -> None:
+    own, other = (cs.make_ca("lab root", 100, NOW) for _ in "12")
+    made = mint(folder, ORDER, NOW, authority=own, passphrase=b"horse")
+    assert made.ca == own.certificate and b"ENCRYPTED" in (folder / "ca.pem").read_bytes()
+    ends = {cs.load(p.certificate)[0].not_valid_after_utc for p in (own, *made.servers.values())}
+    assert len(ends) == 1, "a certificate outlived its CA"
+    assert mint(folder, ORDER, NOW, authority=own) == made
+    with pytest.raises(HybError, match="has another CA already") as caught:
+        mint(folder, ORDER, NOW, authority=other)
+    assert "--ca FILE" in caught.value.hint
+
+
+def test_with_a_clock_set_back_nothing_is_signed(folder: Path) -> None:
+    mint(folder, ORDER, NOW)
+    early = NOW - timedelta(days=30)
+    before = {p: p.read_bytes() for p in folder.glob("*.pem")}
+    with pytest.raises(HybError, match="is not valid before") as caught:
+        mint(folder, ORDER, early, renew=True)
+    assert caught.value.code == Exit.CHECK
+    assert {p: p.read_bytes() for p in folder.glob("*.pem")} == before
+    assert all("check the clock" in note for note in mint(folder, ORDER, early).notes)
+
+
+def test_a_ca_that_has_ended_signs_nothing(folder: Path) -> None:
+    mint(folder, Order(ORDER.name, ORDER.servers, days=5, ca_days=5), NOW)
+    wider = Order(ORDER.name, ORDER.servers, days=5, ca_days=5, clients=("private", "second"))
+    with pytest.raises(HybError, match="expired on") as caught:
+        mint(folder, wider, NOW + timedelta(days=6))
+    assert caught.value.code == Exit.CHECK and "hyb link renew" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"hyb-credentials": 1, "revoked": [1]}', '{"hyb-credentials": 1}'])
+def test_a_damaged_state_is_an_error(folder: Path, text: str) -> None:
+    mint(folder, ORDER, NOW)
+    (folder / "state.json").write_text(text)
+    with pytest.raises(HybError, match="damaged") as caught:
+        mint(folder, ORDER, NOW)
+    assert caught.value.code == Exit.CHECK
+
+
+def test_a_state_of_a_newer_hyb_is_left_alone(folder: Path) -> None:
+    mint(folder, ORDER, NOW)
+    text = (folder / "state.json").read_text().replace('"hyb-credentials": 1', '"hyb-credentials": 2')
+    (folder / "state.json").write_text(text)
+    with pytest.raises(HybError, match="newer hyb"):
+        mint(folder, ORDER, NOW)
+    assert (folder / "state.json").read_text() == text

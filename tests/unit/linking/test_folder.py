@@ -33,9 +33,9 @@ FILES = {
 }  # fmt: skip
 
 
-def make_link(store: Store, work: Path, domain: str = "apps.example.com") -> Artifact:
+def make_link(store: Store, work: Path, domain: str = "apps.example.com", **given: Any) -> Artifact:
     service = store.add_artifact("service", [], meta={"name": "bot", "port": 8000, "host": "127.0.0.1"})
-    spec = link.Spec(service="service", namespace="chat", apps_domain=domain)
+    spec = link.Spec(**{"service": "service", "namespace": "chat", "apps_domain": domain, **given})
     return link.run(spec, {"service": service}, Context(store, work))
 
 
@@ -51,10 +51,13 @@ class Place:
         self.environ = {"HOME": str(root / "home")}
         self.said: list[object] = []
 
-    def write(self, artifact: Artifact | None = None, *, now: datetime = NOW, renew: bool = False) -> list[Path]:
+    def write(self, artifact: Artifact | None = None, *, now: datetime = NOW, **more: Any) -> list[Path]:
         return linking.materialise(
-            self.store, artifact or self.artifact, self.out, self.environ, renew=renew, say=self.said.append, now=now
+            self.store, artifact or self.artifact, self.out, self.environ, say=self.said.append, now=now, **more
         )
+
+    def link(self, **given: Any) -> Artifact:
+        return make_link(self.store, self.root / "work", **given)
 
     def there(self) -> dict[str, bytes]:
         return {p.relative_to(self.out).as_posix(): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}
@@ -320,3 +323,153 @@ def test_the_check_of_a_folder_reports_every_kind_of_mistake_at_once(place: Plac
 def test_the_check_of_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(HybError, match="no such file"):
         linking.check_folder(tmp_path)
+
+
+# -- another link, and force ---------------------------------------------------------------------------------------
+
+
+def test_another_links_folder_is_replaced_only_when_forced(place: Place) -> None:
+    place.write()
+    before, other = place.there(), place.link(namespace="shop")
+    with pytest.raises(
+        HybError, match="is about link `link-public` of `chat`, not link `link-public` of `shop`"
+    ) as caught:
+        place.write(other)
+    assert "--force" in caught.value.hint and place.there() == before
+    place.write(other, force=True)
+    assert b"hyb-edge-shop" in place.there()["private/Link-link-public.yaml"]
+    assert linking.check_folder(place.out) == []
+
+
+def test_an_edited_folder_is_replaced_when_forced_and_somebody_elses_never_is(place: Place) -> None:
+    place.write()
+    _edited(place.out)
+    _added(place.out)
+    place.write(force=True)
+    assert set(place.there()) == {*FILES, linking.MARKER} and linking.check_folder(place.out) == []
+    (place.out / linking.MARKER).unlink()
+    with pytest.raises(HybError, match="was not written by hyb"):
+        place.write(force=True)
+
+
+def test_a_folder_of_a_hyb_that_told_no_name_is_taken_as_it_is(place: Place) -> None:
+    place.write()
+    marker = json.loads((place.out / linking.MARKER).read_bytes())
+    del marker["of"]
+    (place.out / linking.MARKER).write_text(json.dumps(marker))
+    place.write(place.link(domain="apps.example.org"))
+    assert "of" in json.loads((place.out / linking.MARKER).read_bytes())
+
+
+def test_a_link_of_an_older_hyb_is_made_again(place: Place) -> None:
+    old = place.store.add_artifact("link", [], meta={"name": "link-public", "namespace": "chat"})
+    with pytest.raises(HybError, match="was made by an older hyb"):
+        place.write(old)
+
+
+# -- ways, accesses, several sides ---------------------------------------------------------------------------------
+
+LB: dict[str, Any] = {"access": "loadbalancer", "domain": ""}
+KINDS: dict[str, dict[str, Any]] = {
+    "issuer": {"way": "issuer"},
+    "load balancer by address": {**LB, "link_host": "192.0.2.7"},
+    "load balancer by address of IPv6": {**LB, "link_host": "2001:db8::7"},
+    "load balancer by name": {**LB, "link_host": "lb.example.com"},
+    "ports of the nodes": {
+        "access": "nodeport", "domain": "", "link_host": "192.0.2.7",
+        "link_ports": {"inter-router": 30001, "edge": 30002},
+    },
+    "ingress": {"access": "ingress-nginx", "domain": "in.example.com", "ingress_class": "public"},
+    "inside a cluster": {"access": "local", "domain": "", "platform": "kubernetes"},
+    "a forwarded port": {
+        "access": "local", "domain": "", "link_host": "127.0.0.1",
+        "link_ports": {"inter-router": 15671, "edge": 14567},
+    },
+    "several hosts": {"private_sites": {"alpha": {}, "beta": {"cost": 10}}},
+    "several namespaces": {"namespace": ["chat", "shop"]},
+    "several of both": {"namespace": ["chat", "shop"], "private_sites": ["alpha", "beta"], "strategy": "weighted"},
+    "several namespaces by address": {
+        **LB, "namespace": ["chat", "shop"], "link_host": {"chat": "192.0.2.7", "shop": "192.0.2.8"},
+    },
+    "several namespaces and an issuer": {"way": "issuer", "namespace": ["chat", "shop"], "private_sites": ["a", "b"]},
+    "a private cluster": {"platform": "kubernetes", "selector": "app=llm"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_link_is_written_whole_and_passes_the_check(place: Place, kind: str) -> None:
+    artifact = place.link(**KINDS[kind])
+    place.write(artifact)
+    assert linking.check_folder(place.out, now=NOW) == []
+    secrets = {p for p in place.there() if p.rpartition("/")[2].startswith("Secret-")}
+    assert secrets == {f"{t['folder']}/Secret-{t['name']}.yaml" for t in artifact.meta["to_make"]}
+    before = place.there()
+    place.write(artifact)
+    assert place.there() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stranger_ca_in_any_side_is_found(place: Place, kind: str) -> None:
+    place.write(place.link(**KINDS[kind]))
+    stranger = Place(place.root)
+    stranger.write(stranger.link(**KINDS[kind]))
+    secret = next(p for p in place.there() if p.startswith("openshift") and "Secret-" in p)
+    (place.out / secret).write_bytes(stranger.there()[secret])
+    (place.out / secret).chmod(0o600)
+    assert linking.check_folder(place.out, now=NOW), kind
+
+
+@pytest.mark.parametrize("way", ["token", "cli"])
+def test_ways_that_need_no_credentials_mint_none(place: Place, way: str) -> None:
+    place.write(place.link(way=way))
+    assert not Path(place.environ["HOME"]).exists()
+    assert linking.check_folder(place.out, now=NOW) == []
+
+
+def test_the_cas_key_is_in_the_cluster_folder_only_where_it_was_asked_for(place: Place) -> None:
+    place.write(place.link(way="issuer"))
+    keys = {
+        path for path, content in place.there().items() if b"kind: Secret" in content
+        and b"BEGIN RSA PRIVATE KEY" in base64.b64decode(yaml.safe_load(content)["data"]["tls.key"])
+    }  # fmt: skip
+    assert keys == {"openshift/Secret-hyb-link-ca.yaml"}
+
+
+def test_without_an_address_the_cluster_side_is_written_and_the_rest_when_it_is_known(place: Place) -> None:
+    place.write(place.link(**LB, way="issuer"))
+    assert {p.split("/")[0] for p in place.there()} == {"APPLY.md", "openshift", linking.MARKER}
+    assert linking.check_folder(place.out, now=NOW) == []
+    before = {p: t for p, t in place.there().items() if p.startswith("openshift/")}
+    place.write(place.link(**LB, way="issuer", link_host="192.0.2.7"))
+    assert {p: t for p, t in place.there().items() if p.startswith("openshift/")} == before
+    assert "private/Link-link-public.yaml" in place.there() and linking.check_folder(place.out, now=NOW) == []
+
+
+def test_each_host_has_a_certificate_of_its_own_and_a_shared_one_is_found(place: Place) -> None:
+    place.write(place.link(private_sites=["alpha", "beta"]))
+    alpha, beta = (place.out / f"private-{n}/Secret-link-public.yaml" for n in ("alpha", "beta"))
+    one, two = (yaml.safe_load(p.read_text())["data"]["tls.crt"] for p in (alpha, beta))
+    assert one != two
+    for document in (alpha, beta):
+        namespaced = yaml.safe_load(document.read_text())
+        assert namespaced["metadata"]["namespace"] == "default"
+    beta.write_bytes(alpha.read_bytes())
+    assert any("neither can be revoked alone" in t for t in linking.check_folder(place.out, now=NOW))
+
+
+def test_the_two_sides_namespaces_may_not_be_swapped_nor_another_be_given(place: Place) -> None:
+    place.write()
+    for path in (place.out / "openshift").glob("*.yaml"):
+        path.write_text(path.read_text().replace("namespace: chat", "namespace: default"))
+    assert any("namespace `default` is that of both sides" in t for t in linking.check_folder(place.out))
+    place.write(force=True)
+    texts = linking.check_folder(place.out, namespace="shop")
+    assert any("the documents are for `chat`, not for namespace `shop`" in t for t in texts)
+
+
+@pytest.mark.parametrize("gone", ["private", "openshift"])
+def test_a_side_that_is_gone_is_an_error(place: Place, gone: str) -> None:
+    place.write()
+    shutil.rmtree(place.out / gone)
+    with pytest.raises(HybError, match=f"{gone}`: no such file"):
+        linking.check_folder(place.out)

@@ -68,6 +68,16 @@ def test_the_guide_of_a_link_without_an_address_says_what_comes_next_and_has_no_
     assert "--link-port inter-router=N,edge=N" in nodes
 
 
+def test_what_only_newer_skuppers_know_is_said() -> None:
+    assert "**2.1.0 or newer**" in guide.guide(SIMPLE)
+    for service in (
+        f.Service("llm", 80, ("a", "b"), strategy="priority"),
+        f.Service("llm", 80, ("a",), observer="none"),
+    ):
+        for way in ("given", "issuer", "token"):
+            assert "**2.2.0 or newer**" in guide.guide(link_facts(way, services=(service,)))
+
+
 def test_the_template_makes_a_token_of_a_grants_status() -> None:
     """Go's template is filled in by hand: `printf "%q"` of these texts is a JSON text."""
     (_, command) = guide.token_commands("oc", "hyb", "chat", "link-public", "token.yaml")
@@ -145,7 +155,9 @@ def test_the_guide_of_the_scripts_names_each_with_its_files(facts: f.LinkFacts) 
     for private in facts.private:
         for public in facts.public:
             assert scripts.link_file(facts, public, private) in text
-    assert ("system install" in text) is (facts.private[0].platform in ("podman", "docker"))
+    assert (f"SKUPPER_PLATFORM={facts.private[0].platform} skupper system install" in text) is (
+        facts.private[0].platform in ("podman", "docker")
+    )
 
 
 def test_accesses_of_the_samples_are_those_that_exist() -> None:
