@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hyb import digest as dg
 from hyb import fs
@@ -44,14 +45,7 @@ def read(path: Path) -> Lock:
             raise HybError(
                 f"`{path}` has version {raw['hyb']}; this hyb knows {VERSION}", hint="use the hyb that wrote it"
             )
-        found = {
-            name: Locked(s["stage"], s["key"], {str(k): str(v) for k, v in s["inputs"].items()}, s["output"])
-            for name, s in raw["stages"].items()
-        }
-        pins = {str(k): str(v) for k, v in raw["pins"].items()}
-        for name, locked in found.items():
-            if not all(map(dg.is_digest, (locked.key, locked.output, *locked.inputs.values()))):
-                raise ValueError(f"stage `{name}` holds something that is no digest")
+        return parse(raw)
     except FileNotFoundError:
         return Lock()
     except OSError as error:
@@ -62,12 +56,23 @@ def read(path: Path) -> Lock:
             hint="take it back from version control, or delete it: `hyb run` writes it anew, steps are not run again",
             code=Exit.CHECK,
         ) from error
-    return Lock(pins, found)
 
 
-def dump(lock: Lock) -> bytes:
-    """The one byte form of a lock."""
-    data = {
+def parse(raw: Mapping[str, Any]) -> Lock:
+    """A lock from its JSON. Raises ValueError, KeyError, TypeError, AttributeError when it is none."""
+    found = {
+        name: Locked(s["stage"], s["key"], {str(k): str(v) for k, v in s["inputs"].items()}, s["output"])
+        for name, s in raw["stages"].items()
+    }
+    for name, locked in found.items():
+        if not all(map(dg.is_digest, (locked.key, locked.output, *locked.inputs.values()))):
+            raise ValueError(f"stage `{name}` holds something that is no digest")
+    return Lock({str(k): str(v) for k, v in raw["pins"].items()}, found)
+
+
+def as_dict(lock: Lock) -> dict[str, Any]:
+    """A lock as JSON."""
+    return {
         "hyb": VERSION,
         "pins": dict(lock.pins),
         "stages": {
@@ -75,7 +80,11 @@ def dump(lock: Lock) -> bytes:
             for name, s in lock.stages.items()
         },
     }
-    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def dump(lock: Lock) -> bytes:
+    """The one byte form of a lock."""
+    return json.dumps(as_dict(lock), indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def write(path: Path, lock: Lock) -> bool:

@@ -78,6 +78,26 @@ def about(folder: Path, mark: Mark) -> Mark:
     return mark if written is None else replace(mark, of=of)
 
 
+def digests(folder: Path, mark: Mark) -> dict[str, str]:
+    """Path → digest of what hyb wrote into a folder; empty when it wrote nothing there."""
+    return _read(folder / mark.file, mark)[1] or {}
+
+
+def recover(out: Path) -> None:
+    """Put a folder back that a killed process had moved aside and not replaced yet; remove one that was replaced.
+
+    Raises OSError.
+    """
+    if not out.parent.is_dir():
+        return
+    with _locked_folder(out.parent):
+        for aside in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.{_OLD}")):
+            if out.exists():
+                shutil.rmtree(aside)
+            else:
+                aside.replace(out)
+
+
 def files_in(folder: Path) -> set[str]:
     """Everything below a folder that is no folder, by relative path."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -9,17 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hyb import fs, pin, receipt, stages
+from hyb import fs, generations, pin, receipt, stages
 from hyb import lock as lockfile
 from hyb.artifact import Artifact, short
 from hyb.blobs import ANOTHER
 from hyb.boundary import recorded
 from hyb.errors import Exit, HybError
+from hyb.generations import Ledger
 from hyb.lock import Lock, Locked
-from hyb.plan import Known, Step, one, plan, written_sources
+from hyb.plan import Known, Step, key_of, one, plan, written_sources
 from hyb.progress import Say
 from hyb.recipe import Recipe
-from hyb.stages.base import Context
+from hyb.stages.base import Context, referenced
 from hyb.store import Store
 
 
@@ -58,6 +60,8 @@ def prepare(
     """
     pins, lock = _inputs(recipe, options, say, lenient=lenient)
     steps = plan(recipe, pins, lock, known(store))
+    if options.lock and (undone := rolled_back(recipe, pins, generations.read(store, recipe.name))):
+        say(f"a run is refused: {undone.message}; {undone.hint}")
     if options.locked:
         _same(recipe, pins, lock, steps)
     return pins, lock, steps
@@ -76,7 +80,8 @@ def _inputs(recipe: Recipe, options: Options, say: Say, *, lenient: bool = False
 def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result]:
     """Run what is not done. The results are in recipe order.
 
-    Raises HybError: a stage's own error; exit 4 for a failed gate (its report is stored) or a lock that would differ.
+    Raises HybError: a stage's own error; exit 4 for a failed gate (its report is stored), a lock that would differ, or
+    a recipe whose result was rolled back from.
     """
     pins, lock = _inputs(recipe, options, say)
     if options.locked:
@@ -84,7 +89,9 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
     results: list[Result] = []
     outputs: dict[str, str | None] = dict(recipe.given)
     done: dict[str, Locked] = dict(lock.stages)
-    with store.in_use():
+    with store.in_use(), generations.running(store, recipe.name) if options.lock else contextlib.nullcontext():
+        if options.lock and (undone := rolled_back(recipe, pins, generations.read(store, recipe.name))):
+            raise undone
         if options.lock:
             recorded.record(store, recipe)
         for entry in recipe.entries:
@@ -100,7 +107,60 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
             if options.lock and not options.locked:
                 lockfile.write(options.lock, _trimmed(recipe, Lock(pins, done), lock))
             _gate(entry.name, result.artifact)
+        if options.lock:
+            _note(recipe, store, lock if options.locked else _trimmed(recipe, Lock(pins, done), lock), say)
     return results
+
+
+def _note(recipe: Recipe, store: Store, lock: Lock, say: Say) -> None:
+    """The run was good to its end: when it changed an output of the whole recipe, it made a generation."""
+    if not generations.whole(lock, {e.name for e in recipe.whole or recipe.entries}):
+        return
+    before = generations.read(store, recipe.name).current
+    after = generations.record(store, recipe.name, lock, receipt.now())
+    if before and after.current != before:
+        say(f"this is generation {after.current} of `{recipe.name}`; `hyb rollback` returns to {before}")
+
+
+def rolled_back(recipe: Recipe, pins: Mapping[str, str], ledger: Ledger) -> HybError | None:
+    """The error for a run that would undo a rollback without a word: the recipe is still that of a later generation.
+
+    Told by keys, so it makes no difference whether the store still has the outputs. Pure.
+    """
+    if ledger.moving:
+        return HybError(
+            f"a rollback of `{recipe.name}` to generation {ledger.moving} was cut off in the middle",
+            hint="`hyb rollback` ends it; then run again", code=Exit.CHECK,
+        )  # fmt: skip
+    now = ledger.now
+    if now is None or _gives(recipe, pins, now.lock):
+        return None
+    for later in reversed([g for g in ledger.generations if g.number > now.number]):
+        if _gives(recipe, pins, later.lock):
+            return HybError(
+                f"this would bring back generation {later.number} of `{recipe.name}`, which was rolled back to"
+                f" {now.number}",
+                hint=f"`hyb rollback --to {later.number}` goes forward to it; else change the recipe or its data, or"
+                " take the earlier ones from version control",
+                code=Exit.CHECK,
+            )
+    return None
+
+
+def _gives(recipe: Recipe, pins: Mapping[str, str], lock: Lock) -> bool:
+    """True when each stage of the recipe is the very step that a lock has."""
+    given = generations.outputs(lock)
+    for entry in recipe.entries:
+        locked, inputs = lock.stages.get(entry.name), referenced(entry.spec)
+        if (
+            locked is None
+            or any(n not in given for n in inputs)
+            or any(s not in pins for s in written_sources(entry.spec))
+        ):
+            return False
+        if key_of(entry.spec, pins, {n: given[n] for n in inputs}) != locked.key:
+            return False
+    return True
 
 
 def _do(

@@ -6,6 +6,7 @@
       steps/<hex of key>.json                       step key → digests of its outputs
       views/<hex>/                                  an artifact as a folder of hard links to blobs, made when asked for
       work/<hex of key>/                            what a step that is running (or was killed) keeps for itself
+      generations/<recipe>.json                     what runs of a recipe gave, one after the other (hyb.generations)
       locks/  tmp/
 
 Blobs are in `hyb.blobs`, what an artifact is in `hyb.artifact`; here they get manifests, names and steps.
@@ -122,6 +123,22 @@ class Store(Blobs):
             if not any(e["digest"] == digest and REF not in e.get("annotations", {}) for e in entries):
                 entries.append({"mediaType": MANIFEST, "digest": digest, "size": size})
             entries.append({"mediaType": MANIFEST, "digest": digest, "size": size, "annotations": {REF: name}})
+
+    def move_names(self, names: Mapping[str, str], gone: Iterable[str] = ()) -> None:
+        """Give many names to artifacts that are here, and take names away: all in one write of the index."""
+        if {n: self.tags().get(n) for n in names} == dict(names) and not self.tags().keys() & set(gone):
+            return
+        sizes = {digest: self._size_of(digest) for digest in names.values()}
+        away = {*names, *gone}
+        with self.index() as entries:
+            entries[:] = [e for e in entries if e.get("annotations", {}).get(REF) not in away]
+            listed = {e["digest"] for e in entries if REF not in e.get("annotations", {})}
+            new = [{"mediaType": MANIFEST, "digest": d, "size": size} for d, size in sizes.items()]
+            entries += [e for e in new if e["digest"] not in listed]
+            entries += [
+                {"mediaType": MANIFEST, "digest": d, "size": sizes[d], "annotations": {REF: n}}
+                for n, d in names.items()
+            ]
 
     def untag(self, name: str) -> str:
         """Take a name away and return the digest it stood for; the artifact stays until `gc`. Raises HybError."""

@@ -1,4 +1,4 @@
-"""Keeping the store in order: what no name reaches is removed, a damaged index is written anew."""
+"""Keeping the store in order: what no name and no generation reaches is removed, a damaged index is written anew."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
-from hyb import fs
+from hyb import fs, generations
 from hyb.artifact import MANIFEST, REF, Artifact, blobs_of
 from hyb.errors import HybError
 from hyb.store import Store
@@ -18,7 +18,10 @@ SMALL = 4 << 20  # bytes: no manifest is larger (image-spec asks registries to t
 
 
 def gc(store: Store, *, dry_run: bool = False) -> tuple[int, int]:
-    """Remove what no name reaches; returns (things removed, bytes freed). Raises HybError while a run is going on."""
+    """Remove what no name and no kept generation reaches; returns (things removed, bytes freed).
+
+    Raises HybError while a run is going on.
+    """
     if not (store.root / "hyb.json").exists():
         return 0, 0
     try:
@@ -54,13 +57,13 @@ def _remove(path: Path) -> None:
 
 
 def reachable(store: Store, artifacts: dict[str, Artifact]) -> set[str]:
-    """Digests reached from a name: the artifact itself, what it needs, and what speaks of it."""
+    """Digests reached from a name or a kept generation: the artifact itself, what it needs, and what speaks of it."""
     speak_of: dict[str, list[str]] = {}
     for a in artifacts.values():
         if a.subject:
             speak_of.setdefault(a.subject, []).append(a.digest)
     found: set[str] = set()
-    todo = list(store.tags().values())
+    todo = [*store.tags().values(), *generations.reached(store)]
     while todo:
         digest = todo.pop()
         if digest in artifacts and digest not in found:

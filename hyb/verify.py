@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hyb import digest as dg
+from hyb import generations, upkeep
 from hyb import lock as lockfile
 from hyb import recipe as recipes
-from hyb import upkeep
 from hyb.artifact import Artifact, Blob, blobs_of, short
 from hyb.errors import HybError
+from hyb.lock import Lock
 from hyb.plan import key_of
 from hyb.progress import Progress, Say
 from hyb.stages.base import referenced
@@ -40,6 +41,57 @@ def check_store(store: Store, say: Say) -> list[str]:
         for d in a.needs
         if d not in here
     ]
+    wrong += [
+        f"generation {g.number} of `{recipe}`: its `{stage}` `{short(d)}` is not in the store"
+        for recipe in generations.names(store)
+        for g in generations.read(store, recipe).generations
+        for stage, d in g.outputs.items()
+        if d not in here
+    ]
+    return wrong
+
+
+def check_lock(lock: Lock, store: Store, say: Say) -> list[str]:
+    """What is wrong with all that a lock names, a line each: every byte of outputs and of what they need, receipts,
+    exams that were not passed, stages that do not fit each other."""
+    names, wrong = {locked.output: name for name, locked in lock.stages.items()}, []
+    found: dict[str, Artifact] = {}
+    todo = [(locked.output, name) for name, locked in lock.stages.items()]
+    while todo:
+        digest, name = todo.pop()
+        if digest in found:
+            continue
+        try:
+            found[digest] = store.artifact(digest)
+        except (HybError, ValueError, KeyError, TypeError) as error:
+            wrong.append(f"{name}: {error.message if isinstance(error, HybError) else error}")
+            continue
+        todo += [(needed, names.get(needed, name)) for needed in found[digest].needs]
+    wrong += _bytes(found, names, store, say)
+    receipts = [a for a in _artifacts(store)[0] if a.kind == "receipt"]
+    attested = {(_invocation(store, r), r.subject) for r in receipts if r.subject in names}
+    for name, locked in lock.stages.items():
+        if (locked.key, locked.output) not in attested:
+            wrong.append(f"{name}: no receipt says that this step gave `{short(locked.output)}`")
+        if locked.output in found and found[locked.output].meta.get("passed") is False:
+            wrong.append(f"{name}: this exam was not passed")
+        for other, digest in locked.inputs.items():
+            if other in lock.stages and lock.stages[other].output != digest:
+                wrong.append(f"{name}: it was made from another `{other}`")
+    return wrong
+
+
+def _bytes(artifacts: dict[str, Artifact], names: dict[str, str], store: Store, say: Say) -> list[str]:
+    """Damaged and missing blobs of some artifacts, each blob read once."""
+    owners = {b.digest: (b, a) for a in artifacts.values() for b in blobs_of(a)}
+    total, done, wrong = sum(b.size for b, _ in owners.values()), 0, []
+    for _, (blob, owner) in sorted(owners.items()):
+        try:
+            store.check(blob, thorough=True)
+        except HybError as error:
+            wrong.append(f"{names.get(owner.digest, owner.kind)}: {error.message}")
+        done += blob.size
+        say(Progress("verify", done, total, "B"))
     return wrong
 
 

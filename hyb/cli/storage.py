@@ -101,7 +101,7 @@ def log(s: Session) -> None:
 def rm(
     s: Session, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names, as `hyb ls` shows them.")]
 ) -> None:
-    """Take names away. What no name reaches is removed by `hyb gc`.
+    """Take names away. What no name and no kept generation reaches is removed by `hyb gc`.
 
     Example: hyb rm bot && hyb gc
     """
@@ -118,7 +118,9 @@ def rm(
 
 @command
 def gc(s: Session) -> None:
-    """Remove what no name reaches: blobs, old outputs, what killed runs left.
+    """Remove what no name and no kept generation reaches: blobs, old outputs, what killed runs left.
+
+    `hyb rollback RECIPE --keep N` says how many generations of a recipe are kept.
 
     Example: hyb gc --dry-run
     """

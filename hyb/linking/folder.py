@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from hyb import certificates, credentials, fs, owned
+from hyb import digest as dg
 from hyb.artifact import Artifact
 from hyb.errors import Exit, HybError
-from hyb.linking import trust
+from hyb.linking import routed, trust
 from hyb.linking.reading import documents_in, of_private, of_public, sides_of
 from hyb.progress import Say, silent
 from hyb.render.dump import Document, dump
@@ -68,6 +69,8 @@ def materialise(
         for wanted in meta["to_make"]:
             document = _secret(wanted, minted)
             files[f"{wanted['folder']}/{sk.file_name(document)}"] = dump(document).encode()
+    with fs.explained(f"can't read `{out}`"):
+        files = routed.keep(place, files, say)
     platforms = {site["folder"]: site["platform"] for site in meta["sites"]}
     if mistakes := mistakes_of(sides_of(files, platforms)[0], now=now):
         raise HybError("the link's documents would not work", details=mistakes, code=Exit.CHECK)
@@ -110,6 +113,45 @@ def _secret(wanted: Mapping[str, str], minted: credentials.Credentials) -> dict[
     if wanted["of"] != "client" and minted.annotations:
         document["metadata"]["annotations"] = dict(minted.annotations)
     return document
+
+
+# -- a folder that is there ------------------------------------------------------------------------------------------
+
+
+def recover(out: Path) -> None:
+    """Put a folder back that a killed process had moved aside and not replaced yet. Raises HybError."""
+    with fs.explained(f"can't put `{out}` back"):
+        owned.recover(out.resolve())
+
+
+def check_target(out: Path) -> None:
+    """Raises HybError (exit 3) when `out` is not free, not empty and not as hyb left it."""
+    with fs.explained(f"can't read `{out}`"):
+        owned.check_target(out.resolve(), out, MARK)
+
+
+def holds(folder: Path, artifact: Artifact) -> bool:
+    """True when a folder was written from this link: every document of it is there as it was rendered, or lies
+    under a route (`hyb.linking.routed`)."""
+    written = owned.digests(folder, MARK)
+    under = {p: dg.of_bytes(text.encode()) for p, text in routed.read(folder).base.items() if text is not None}
+    return bool(written) and all({**written, **under}.get(f.path) == f.blob.digest for f in artifact.files)
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """What hyb wrote into a link's folder, by path. Raises HybError (exit 3) for another folder, or an edited one."""
+    with fs.explained(f"can't read `{folder}`"):
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise HybError(f"no link in `{folder}`", hint="`hyb link` writes one; or give its folder")
+        check_target(folder)
+        return owned.written(folder, MARK)
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make a link's folder hold exactly `files`, in one rename. Raises HybError (exit 3) when it was edited."""
+    place = folder.resolve()
+    with fs.explained(f"can't write `{folder}`"):
+        owned.publish(place, folder, files, owned.about(place, MARK))
 
 
 # -- checking ------------------------------------------------------------------------------------------------------

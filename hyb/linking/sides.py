@@ -21,7 +21,8 @@ from hyb import fs
 from hyb.errors import HybError
 from hyb.linking.tls import Identity
 from hyb.render.dump import Document
-from hyb.render.skupper.check import check, name_of, spec_of
+from hyb.render.skupper.check import check
+from hyb.render.skupper.fields import name_of, spec_of
 
 FILE_MAX = 1 << 20  # bytes of one document file
 _PRIVATE, _PUBLIC = ("Link", "AccessToken"), ("RouterAccess", "AccessGrant", "Listener", "MultiKeyListener")

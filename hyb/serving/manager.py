@@ -207,6 +207,64 @@ def load(store: Store, found: Service, name: str, adapter: Artifact, percent: fl
     return owner(found, "POST", "/adapters", asdict(spec))
 
 
+def exchange(
+    store: Store, found: Service, artifact: Artifact, adapters: Sequence[tuple[str, Artifact, float]], *,
+    environ: Mapping[str, str], say: Say = silent,
+) -> Service:  # fmt: skip
+    """Have a running service answer with another artifact, under the same name, port and keys; the service then.
+
+    A second engine is loaded beside the first, and takes every new request once it has answered with a real token;
+    answers under way end in the first. So there is no moment without an answer, and for a while both models are in
+    memory. `adapters`: (name, adapter, percent of the requests) of those to serve beside it.
+
+    Raises HybError, and then the service goes on as it was: exit 3 for what can't be exchanged so (`exchangeable`),
+    exit 5 when the other model does not answer.
+    """
+    run = service.folder(environ)
+    with _locked(run, found.name, say):
+        job, choice = exchangeable(store, found, artifact, adapters)
+        folder = store.view(choice.model).resolve()
+        told = replace(
+            job,
+            model=str(folder / gguf_path(choice.model) if choice.engine == LLAMA else folder),
+            adapter=str(store.view(choice.adapter).resolve()) if choice.adapter else "",
+            adapters=specs(store, choice.adapters, {name: percent for name, _, percent in adapters}),
+            context=choice.context,
+            digest=choice.model.digest,
+            model_meta=dict(choice.model.meta),
+        )
+        fields = ("model", "adapter", "adapters", "context", "digest", "model_meta", "container")
+        owner(found, "PUT", "/model", {k: v for k, v in asdict(told).items() if k in fields})
+        changed = replace(found, artifact=artifact.digest, why=choice.why)
+        with fs.explained(f"can't write in `{run}`"):
+            told.write(run / f"{found.name}.job.json")
+        service.write(run, changed)
+    return changed
+
+
+def exchangeable(
+    store: Store, found: Service, artifact: Artifact, adapters: Sequence[tuple[str, Artifact, float]]
+) -> tuple[GatewayJob, Choice]:
+    """What a service was told, and the choice for another artifact in its place.
+
+    Raises HybError (exit 3) when only a new start can serve it: another engine, or a model that is mounted as an image.
+    """
+    job = GatewayJob.read(Path(found.log).with_name(f"{found.name}.job.json"))
+    packed = {name for name, _ in choose(artifact, store.artifact, engine="auto").adapters}
+    beside = [(name, adapter) for name, adapter, _ in adapters if name not in packed]
+    choice = choose(artifact, store.artifact, vllm=job.engine == VLLM, adapters=beside)
+    limit = choice.model.meta.get("context")
+    most = limit if isinstance(limit, int) and limit > 0 else job.context
+    other = f"another engine, {choice.engine}" if choice.engine != job.engine else ""
+    other = other or ("its model's image mounted anew" if job.container.get("model_image") else "")
+    if other:
+        raise HybError(
+            f"`{found.name}` can't change to `{short(artifact.digest)}` while it runs: it needs {other}",
+            hint=f"`hyb stop {found.name}` first, and serve it again afterwards",
+        )
+    return job, replace(choice, context=min(job.context, most), parallel=job.parallel)
+
+
 def owner(found: Service, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Ask a service through its owner's door. Raises HybError with what it says."""
     data = json.dumps(body).encode() if body is not None else None

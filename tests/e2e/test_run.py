@@ -194,6 +194,8 @@ def test_gc_keeps_the_recipe_and_takes_what_it_left_behind(hyb: Hyb, recipe: Pat
     hyb.ok("run", str(recipe))
     (recipe / "hyb.yaml").write_text(RECIPE.replace("0.5", "0.4"))
     hyb.ok("run", str(recipe))
+    assert hyb.json("gc", "--dry-run")["removed"] == 0, "the generation before is kept"
+    hyb.ok("rollback", str(recipe), "--keep", "1")
     dry = hyb.json("gc", "--dry-run")
     assert dry["removed"] > 0
     assert hyb.json("gc") == {**dry, "dry_run": False}

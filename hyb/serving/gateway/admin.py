@@ -3,12 +3,14 @@
 GET    /state                   what `Engines.state` says, and more from the edge
 POST   /adapters                {"name", "path", "digest", "weight"}: serve an adapter, too
 DELETE /adapters/NAME           serve it no more
+PUT    /model                   the fields in MODEL: another model, with its adapters, once it has answered
 PUT    /adapters/NAME/weight    {"weight"}: its percent of the requests for the service's own name
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,7 +23,14 @@ from hyb.errors import HybError
 from hyb.serving.gateway.engines import Engines
 from hyb.serving.gateway.types import AdapterSpec
 
-FIELDS: dict[str, type | tuple[type, ...]] = {"name": str, "path": str, "digest": str, "weight": (int, float)}
+Fields = Mapping[str, type | tuple[type, ...]]
+
+FIELDS: Fields = {"name": str, "path": str, "digest": str, "weight": (int, float)}
+MODEL: Fields = {
+    "model": str, "adapter": str, "adapters": list, "context": int, "digest": str, "model_meta": dict,
+    "container": dict,
+}  # fmt: skip
+"""What of a job another model may change; engine, address, keys and the number of answers at once stay."""
 
 
 def build(engines: Engines, more: Callable[[], Mapping[str, Any]] = dict) -> Starlette:
@@ -40,6 +49,12 @@ def build(engines: Engines, more: Callable[[], Mapping[str, Any]] = dict) -> Sta
         await engines.drop(request.path_params["name"])
         return JSONResponse(engines.state())
 
+    async def model(request: Request) -> Response:
+        given = await _fields(request, MODEL)
+        given["adapters"] = tuple(AdapterSpec(**a) for a in given["adapters"])
+        await engines.swap(replace(engines.job, **given))
+        return JSONResponse(engines.state())
+
     async def weight(request: Request) -> Response:
         given = await _fields(request)
         engines.weigh(request.path_params["name"], given["weight"])
@@ -56,17 +71,24 @@ def build(engines: Engines, more: Callable[[], Mapping[str, Any]] = dict) -> Sta
 
     routes = [
         Route("/state", state),
+        Route("/model", model, methods=["PUT"]),
         Route("/adapters", load, methods=["POST"]),
         Route("/adapters/{name}", drop, methods=["DELETE"]),
         Route("/adapters/{name}/weight", weight, methods=["PUT"]),
     ]
-    handlers: dict[Any, Any] = {HybError: refused, HTTPException: unfit, KeyError: unfit, ValueError: unfit}
+    handlers: dict[Any, Any] = {
+        HybError: refused,
+        HTTPException: unfit,
+        KeyError: unfit,
+        ValueError: unfit,
+        TypeError: unfit,
+    }
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
-async def _fields(request: Request) -> dict[str, Any]:
+async def _fields(request: Request, known: Fields = FIELDS) -> dict[str, Any]:
     """The body's fields. Raises ValueError."""
     given = await request.json()
-    if not isinstance(given, dict) or any(not isinstance(v, FIELDS.get(k, ())) for k, v in given.items()):
-        raise ValueError(f"wanted: {', '.join(FIELDS)}")
+    if not isinstance(given, dict) or any(not isinstance(v, known.get(k, ())) for k, v in given.items()):
+        raise ValueError(f"wanted: {', '.join(known)}")
     return given

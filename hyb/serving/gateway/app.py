@@ -59,9 +59,8 @@ class Gateway:
         self._metrics = Metrics(
             lambda: self._line.waiting, lambda: self._line.running, lambda: engines.restarts, lambda: engines.ready
         )
-        self._size = _size(Path(job.model))
         self._vllm = job.engine == VLLM
-        self._props: dict[str, Any] | None = None
+        self._props: tuple[str, dict[str, Any]] = ("", {})
         self._saving: asyncio.Handle | None = None
         post, get = "POST", "GET"
         self._routes: dict[str, tuple[str, Handler]] = {
@@ -75,8 +74,8 @@ class Gateway:
             "/api/embed": (post, lambda x: self._embed(x, old=False)),
             "/api/embeddings": (post, lambda x: self._embed(x, old=True)),
             "/api/show": (post, self._show),
-            "/api/tags": (get, lambda x: x.json(ollama_answer.tags(engines.models(), job.model_meta, self._size))),
-            "/api/ps": (get, lambda x: x.json(ollama_answer.ps(engines.models(), job.model_meta, self._size))),
+            "/api/tags": (get, lambda x: x.json(ollama_answer.tags(engines.models(), *self._of_model()))),
+            "/api/ps": (get, lambda x: x.json(ollama_answer.ps(engines.models(), *self._of_model()))),
             "/api/version": (get, lambda x: x.json({"version": ollama_answer.VERSION})),
             "/metrics": (get, lambda x: x.data(self._metrics.text(), CONTENT_TYPE.encode())),
             "/health": (get, lambda x: x.json({"status": "ok"})),
@@ -145,7 +144,7 @@ class Gateway:
     async def _show(self, x: Exchange) -> None:
         name = ollama.plain(ollama.name_of(openai_api.parse(await x.body(self._options.body))))
         model, base = self._named(name)
-        await x.json(ollama_answer.show(model, base, self._job.model_meta, await self._engine_says()))
+        await x.json(ollama_answer.show(model, base, self._of_model()[0], await self._engine_says()))
 
     def _named(self, name: str) -> tuple[Model, str]:
         """(the model of that name, the base's name). Raises UnknownModelError."""
@@ -155,13 +154,19 @@ class Gateway:
             raise UnknownModelError(name, [model.id for model in every])
         return found, every[0].id
 
+    def _of_model(self) -> tuple[Mapping[str, Any], int]:
+        """The facts of the model that is served now, and its bytes."""
+        job = self._engines.job
+        return job.model_meta, _size(Path(job.model))
+
     async def _engine_says(self) -> dict[str, Any]:
-        """What llama.cpp says of the model's template; {} of other engines."""
-        if self._props is None:
+        """What llama.cpp says of the model's template; {} of other engines. Asked once a model."""
+        digest = self._engines.job.digest or "-"
+        if self._props[0] != digest:
             async with self._engines.send("GET", "/props") as answer:
                 data = b"".join([part async for part in answer.chunks()])
-                self._props = openai_api.parse(data) if answer.status == 200 else {}
-        return self._props
+                self._props = digest, openai_api.parse(data) if answer.status == 200 else {}
+        return self._props[1]
 
     async def _check_tools(self, request: dict[str, Any]) -> None:
         """Refuse tools when the model's template has none: llama.cpp would leave them out in silence."""

@@ -1,10 +1,10 @@
-"""The engines of a service: one that answers, and while its adapters change a second one that takes over.
+"""The engines of a service: one that answers, and while its model or adapters change a second one that takes over.
 
-A `_Seat` is a set of adapters with the process that has them loaded. A process that dies is started again in its seat,
-after a pause that doubles; requests that were in it get an EngineLostError, requests that come wait for the next one.
-When adapters come or go, a new seat is made and warmed (the weights are the page cache's, shared), then takes every
-new request; the old one ends when its last request has. A request is sent to the seat that its Pick was made for,
-because the engine knows an adapter by its number in the set.
+A `_Seat` is a model and a set of adapters with the process that has them loaded. A process that dies is started again
+in its seat, after a pause that doubles; requests that were in it get an EngineLostError, requests that come wait for
+the next one. When adapters come or go, or the model becomes another one, a new seat is made and warmed (the weights of
+one model are the page cache's, shared), then takes every new request; the old one ends when its last request has. A
+request is sent to the seat that its Pick was made for, because the engine knows an adapter by its number in the set.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Engines:
 
     def __init__(self, job: GatewayJob, *, launch: Launcher = process.launch, seed: int | None = None) -> None:
         """Nothing is started before `run`. Raises HybError for adapters that can't be served together."""
-        self.job = job
         self.restarts = 0
         self._set = AdapterSet(job, checked(job.adapters))
         self._launch, self._chance = launch, random.Random(seed)
@@ -57,6 +56,11 @@ class Engines:
         self._swap = asyncio.Lock()
         self._draining = False
         self._began = time.monotonic()
+
+    @property
+    def job(self) -> GatewayJob:
+        """What is served now: the job that it was begun with, or the one of the last `swap`."""
+        return self._set.job
 
     @property
     def ready(self) -> bool:
@@ -121,7 +125,7 @@ class Engines:
             raise EngineDrainingError("the service is ending")
         seat = self._seat if pick is None else self._seats.get(pick.generation)
         if seat is None:
-            raise EngineLostError("the service's adapters have changed; send the request again")
+            raise EngineLostError("the service's model or adapters have changed; send the request again")
         seat.running += 1
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -185,10 +189,16 @@ class Engines:
         async with self._swap:
             await self._change(self._set.without(name))
 
+    async def swap(self, job: GatewayJob) -> None:
+        """Serve another model with its adapters, once an engine with it has answered. Raises HybError; then all is as
+        it was. Both models are in memory meanwhile."""
+        async with self._swap:
+            await self._change(AdapterSet(job, checked(job.adapters), self._set.number + 1))
+
     def weigh(self, name: str, percent: float) -> None:
         """Set an adapter's share of the requests for the service's own name. Raises HybError."""
         if self._swap.locked():
-            raise HybError("the service's adapters are changing just now", hint="try again in a moment")
+            raise HybError("the service's model or adapters are changing just now", hint="try again in a moment")
         self._set = self._set.weighed(name, percent)
 
     # -- seats
@@ -230,7 +240,7 @@ class _Seat:
 
     async def start(self) -> None:
         """Start a process and wait for its first token. Raises UnableError, OSError."""
-        job = self._engines.job
+        job = self._set.job
         began = time.monotonic()
         how = self._engines._launch(job, self._set.adapters, Path(job.run, f"e{self._set.number}"))
         self.process = EngineProcess(job, how)

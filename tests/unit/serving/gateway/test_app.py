@@ -47,6 +47,7 @@ class Script:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     open: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    job: GatewayJob = field(default_factory=lambda: GatewayJob("bot", "llama.cpp", "/model", "/run"))
 
     def models(self) -> tuple[Model, ...]:
         return Model("bot", "base", "sha256:1", 512, 100), Model("support", "adapter", "sha256:2", 512, 0)
@@ -109,6 +110,7 @@ class Client:
             "bot", "llama.cpp", str(folder / "model.gguf"), str(folder), host=host, key_path=str(own),
             keys_path=str(folder / "bot.keys.json"), parallel=parallel,
         )  # fmt: skip
+        engines.job = job
         self.edge = app.build(job, engines, Settings(log=False, **options))  # type: ignore[arg-type]
 
     async def ask(

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,40 @@ def test_an_adapter_that_can_not_be_loaded_changes_nothing(run: Path) -> None:
                 await engines.load(AdapterSpec("a", "nothing"))
             assert [m.id for m in engines.models()] == ["bot"]
             assert engines.state()["pid"] == before and engines.state()["engines"] == 1
+            assert (await ask(engines))["says"] == "base"
+
+    asyncio.run(body())
+
+
+def test_another_model_takes_over_and_the_answers_of_the_first_end_in_peace(run: Path) -> None:
+    async def body() -> None:
+        async with running(job(run, AdapterSpec("a", "/a"))) as engines:
+            pid = engines.state()["pid"]
+            async with engines.send("POST", "/x", b'{"stream": 100}') as stream:
+                other = replace(
+                    engines.job, model="/other", digest="sha256:1", adapters=(AdapterSpec("b", "/b", "", 5),)
+                )
+                await engines.swap(other)
+                assert engines.state()["digest"] == "sha256:1" and engines.state()["pid"] != pid
+                assert [(m.id, m.digest, m.weight) for m in engines.models()] == [("bot", "sha256:1", 95), ("b", "", 5)]
+                assert len(b"".join([c async for c in stream.chunks()])) == 600
+            assert (await ask(engines, "b"))["says"] == "b"
+            while engines.state()["engines"] > 1:
+                await asyncio.sleep(0.05)
+            assert engines.restarts == 0
+            os.kill(engines.state()["pid"], signal.SIGKILL)
+            assert (await ask(engines, "b"))["says"] == "b", "a restart starts the model that is served now"
+
+    asyncio.run(body())
+
+
+def test_a_model_that_does_not_answer_is_not_taken(run: Path) -> None:
+    async def body() -> None:
+        async with running(job(run)) as engines:
+            before = engines.state()["pid"]
+            with pytest.raises(HybError, match="goes on as it was"):
+                await engines.swap(replace(engines.job, digest="sha256:1", adapters=(AdapterSpec("a", "nothing"),)))
+            assert engines.state()["pid"] == before and engines.state()["digest"] == "sha256:0"
             assert (await ask(engines))["says"] == "base"
 
     asyncio.run(body())
