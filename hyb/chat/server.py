@@ -207,7 +207,8 @@ def assemble(settings: Settings, log: Log) -> tuple[Answers, Any]:
 
 def bind(host: str, port: int) -> socket.socket:
     """A port, taken. Raises HybError."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # with the protocol named, or asyncio does not know it for TCP, and each answer waits 40 ms for Nagle's algorithm
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
