@@ -404,7 +404,7 @@ def test_who_hears_the_page_hears_the_answer_once_and_not_each_token(opened: Ope
 
 
 AXE = """async () => {
-    const found = await axe.run(document, {resultTypes: ['violations']});
+    const found = await axe.run(document, {resultTypes: ['violations'], rules: {'target-size': {enabled: true}}});
     return found.violations.map(v => `${v.id}: ${v.nodes.map(n => n.target.join(' ')).join(', ')}`);
 }"""
 
