@@ -18,6 +18,7 @@ PROGRAMS = {
     "make": "make",
     "docker-registry": "docker-registry",
     "runsc": "runsc",
+    "ss": "ss",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",

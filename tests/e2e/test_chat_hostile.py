@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -305,3 +306,44 @@ def test_a_flood_of_connections_and_drips_leaves_the_page_there(app: App) -> Non
         for connection in drips:
             connection.close()
     until(lambda: app.metric("hyb_chat_running") == 0)
+
+
+class Loud(Parrot):
+    """Says 40 kB at a time, until nobody takes any more."""
+
+    def speak(self, handler: Any, question: str) -> None:
+        data = b'data: {"choices":[{"delta":{"content":"' + b"x" * 40_000 + b'"}}]}\n\n'
+        while "much" in question:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        super().speak(handler, question)
+
+
+def test_who_asks_for_much_and_reads_nothing_fills_no_memory_and_loses_the_place(tmp_path: Path) -> None:
+    settings = {"slow_seconds": 1, "answer_bytes": 1 << 30, "parallel": 1}
+    with Loud() as bird, App(tmp_path, bird.url, **settings) as app:
+
+        def resident() -> int:
+            return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{app.process.pid}/status").read_text())[0])
+
+        before, much = resident(), BODY.replace(b"say:hi", b"say:much")
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the kernel takes megabytes for it
+            connection.connect(("127.0.0.1", app.port))
+            connection.sendall(post(b"Content-Length: %d" % len(much), body=much))
+            until(lambda: bird.broken == 1, 30, "the model goes on for nobody")
+            assert resident() - before < 20_000, "kB"
+        until(lambda: app.metric("hyb_chat_running") == 0)
+        assert text_of(list(app.ask("say:next, please"))) == "next, please"
+
+
+@pytest.mark.parametrize(("limit", "pause"), [({"total_seconds": 0.5}, 0.02), ({"idle_seconds": 0.5}, 3)])
+def test_an_answer_has_its_time_in_all_and_between_two_words(
+    bird: Parrot, tmp_path: Path, limit: dict[str, float], pause: float
+) -> None:
+    with App(tmp_path, bird.url, **limit) as app:
+        bird.mode, bird.pause = "endless", pause
+        began = time.monotonic()
+        events = list(app.ask("say:x"))
+        bird.mode, bird.pause = "answer", 0.0
+        assert events[-1]["code"] == "late" and text_of(events)
+        assert time.monotonic() - began < 5
