@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # oracles.sh FOLDER: what the tests check documents against and Debian stable of this machine lacks, each from its own
 # publisher: Podman's Quadlet generator, the Compose schema and kustomize out of Debian 13's packages (signed; apt checks
-# that), the Gateway API's schema from npm, KServe's Python models and podman-compose from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
+# that), the Gateway API's schema and axe-core from npm, KServe's Python models and podman-compose from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
 # what can't be had is said, and its tests skip.
 set -euo pipefail
 folder=$(realpath "$1")
@@ -37,6 +37,11 @@ if npm_package gateway-api @kubernetes-models/gateway-api@2.0.0; then
   found HYB_GATEWAY_API "$folder/gateway-api" gateway_api
 else
   missing "no schema of the Gateway API from npm"
+fi
+if npm_package axe axe-core@4.14.1; then
+  found HYB_AXE "$folder/axe/node_modules/axe-core/axe.min.js" axe
+else
+  missing "no axe-core from npm"
 fi
 
 pip="python3 -m pip --disable-pip-version-check -qq"

@@ -34,6 +34,7 @@ PROGRAMS = {
     "promtool": "promtool",
     "nginx": "nginx",
     "node": "node",
+    "ss": "ss",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",
@@ -42,6 +43,7 @@ ORACLES = {
     "podman_compose": "HYB_PODMAN_COMPOSE",
     "kustomize": "HYB_KUSTOMIZE",
     "gateway_api": "HYB_GATEWAY_API",
+    "axe": "HYB_AXE",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")

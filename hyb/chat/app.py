@@ -230,11 +230,13 @@ def build(chat: Chat, done: Callable[[str, str, int, float], None]) -> Starlette
         answer.headers.update(error.headers or {})
         return answer
 
-    return Starlette(
+    found = Starlette(
         routes=routes,
         middleware=[Middleware(guard.Guard, settings=chat.settings, done=done)],
         exception_handlers={ChatError: refused, HTTPException: no_such},
     )
+    found.router.redirect_slashes = False  # a redirect would name the Host that somebody sent
+    return found
 
 
 def _file(file: page.File) -> Endpoint:

@@ -66,7 +66,8 @@ class Guard:
             try:
                 self.check(scope)
             except ChatError as error:
-                await JSONResponse(error.body(), error.status)(scope, receive, sent)
+                refusal = JSONResponse(error.body(), error.status, headers={"Connection": "close"})
+                await refusal(scope, receive, sent)
             else:
                 await self.app(scope, receive, sent)
         finally:
@@ -76,8 +77,12 @@ class Guard:
         """Raise ChatError: `host` where the name is not ours, `cross_site` where another site's page asks."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
-        if len(hosts) > 1 or (not hosts and scope["http_version"] != "1.0"):
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise ChatError("bad_request", "this is spoken in HTTP/1.1")
+        if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):
             raise ChatError("bad_request", "a request has one Host")
+        if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise ChatError("bad_request", "a body is sent in no other coding than `chunked`")
         host = hosts[0] if hosts else ""
         if self.hosts and name_of(host) not in self.hosts and not _own_port(scope, self.settings):
             raise ChatError("host")

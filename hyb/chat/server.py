@@ -55,6 +55,7 @@ class Patient(HttpToolsProtocol):
     _timer: TimerHandle | None = None
     _head: int | None = 0
     """Bytes of the head so far; None while a body comes."""
+    _fields = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -81,12 +82,16 @@ class Patient(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._fields = 0
         self._head = self._head or 0
         self._wait(self.head_seconds)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head. One that follows the body speaks for nobody: a proxy has not seen to it."""
         if self._head is not None:
+            self._fields += len(name) + len(value)
+            if self._fields > HEAD_BYTES:  # a head that comes in one piece
+                raise ValueError("the request's head is too long")
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -203,7 +208,8 @@ def assemble(settings: Settings, log: Log) -> tuple[Answers, Any]:
 
 def bind(host: str, port: int) -> socket.socket:
     """A port, taken. Raises HybError."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # with the protocol named, or asyncio does not know it for TCP, and each answer waits 40 ms for Nagle's algorithm
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

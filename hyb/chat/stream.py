@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, MutableMapping
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -41,8 +42,10 @@ class Stream(Response):
         self.make, self.heartbeat, self.slow, self.leave = make, heartbeat, slow, leave
         self.pipe: asyncio.Queue[bytes] = asyncio.Queue(PIECES)
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI. HTTP/1.0 knows no stream without a length: it gets all at once, at the end."""
+        if scope.get("http_version") == "1.0":
+            send = _gathered(send)
         maker = asyncio.create_task(self._made())
         watcher = asyncio.create_task(_left(receive))
         sender = asyncio.create_task(self._send(send))
@@ -99,6 +102,23 @@ class Stream(Response):
                 break
             piece += following
         return piece
+
+
+def _gathered(send: Send) -> Send:
+    start: MutableMapping[str, Any] = {}
+    body = bytearray()
+
+    async def keep(message: MutableMapping[str, Any]) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body.extend(message["body"])
+        if not message["more_body"]:
+            await send({**start, "headers": [*start["headers"], (b"content-length", b"%d" % len(body))]})
+            await send({"type": "http.response.body", "body": bytes(body)})
+
+    return keep
 
 
 async def _left(receive: Receive) -> None:

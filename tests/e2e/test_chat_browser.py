@@ -11,7 +11,7 @@ import pytest
 
 from tests.chat_app import App, until
 from tests.chat_model import Model
-from tests.need import need
+from tests.need import need, oracle
 from tests.parrot import Parrot
 
 if TYPE_CHECKING:
@@ -401,6 +401,68 @@ def test_who_hears_the_page_hears_the_answer_once_and_not_each_token(opened: Ope
         .map(n => n.id || n.outerHTML)""")
     assert not unnamed
     assert page.get_attribute("#live", "aria-live") == "polite"
+
+
+AXE = """async () => {
+    const found = await axe.run(document, {resultTypes: ['violations'], rules: {'target-size': {enabled: true}}});
+    return found.violations.map(v => `${v.id}: ${v.nodes.map(n => n.target.join(' ')).join(', ')}`);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+def test_axe_finds_no_barrier_wherever_a_person_gets_to(
+    opened: Open, bird: Parrot, app: App, scheme: str, phone: bool
+) -> None:
+    """axe-core's rules of WCAG 2.2 A and AA and its best practices, in each state of the page."""
+    need("axe")
+    path = oracle("axe")
+    assert path
+    small = {"viewport": {"width": 390, "height": 760}, "has_touch": True, "is_mobile": True}
+    page = opened(color_scheme=scheme, reduced_motion="reduce", **(small if phone else {}))
+    page.evaluate(path.read_text())
+    found = {"empty": page.evaluate(AXE)}
+    bird.thought, bird.pause = "Let me think.", 0.05
+    page.fill("#ask", MARKDOWN + "\n#### deep\n# shallow")
+    page.click("#send")
+    page.wait_for_selector(f"{LAST}.live > .md")
+    found["answering"] = page.evaluate(AXE)
+    answered(page)
+    page.click("details.thought summary")
+    found["answered"] = page.evaluate(AXE)
+    bird.thought, bird.pause = "", 0.0
+    page.locator(".msg.user").last.hover()
+    page.click(".msg.user:nth-last-child(2) [aria-label='Edit']")
+    found["editing"] = page.evaluate(AXE)
+    page.keyboard.press("Escape")
+    if phone:
+        page.click("#side-open")
+    page.click("#keys-open")
+    found["keys"] = page.evaluate(AXE)
+    page.keyboard.press("Escape")
+    page.click("#delete-all")
+    found["sure"] = page.evaluate(AXE)
+    page.keyboard.press("Escape")
+    found["chats"] = page.evaluate(AXE)
+    if phone:
+        page.click("#side-close")
+    bird.mode = "close"
+    page.fill("#ask", "Are you there?")
+    page.click("#send")
+    page.wait_for_selector("#banner:not([hidden])")
+    found["away"] = page.evaluate(AXE)
+    bird.mode = "answer"
+    opened.said.clear()  # type: ignore[attr-defined]  # the browser's own words on a 503
+    assert not {state: barriers for state, barriers in found.items() if barriers}
+
+
+def test_headings_step_down_one_at_a_time_and_each_message_has_one(opened: Open) -> None:
+    page = opened()
+    ask(page, "say:### first\n# second\n#### third\n> # quoted\n\n## fourth")
+    answered(page)
+    levels = page.eval_on_selector_all(f"{LAST} [role=heading]", "n => n.map(h => h.ariaLevel)")
+    assert levels == ["3", "3", "4", "4"]
+    assert page.eval_on_selector_all(".msg > h2", "n => n.map(h => h.textContent)") == ["You: ", "Answer: "]
 
 
 def test_by_keyboard_alone(opened: Open) -> None:

@@ -94,6 +94,7 @@ def test_it_prints_an_address_answers_there_and_ends(
 
 
 def test_another_person_of_this_machine_can_ask_nothing(home: Hyb, bird: Parrot) -> None:
+    need("ss")
     with Web(home, bird.url) as web:
         assert web.http.post("/api/chat", json=HI).status_code == 401
         assert web.http.post("/api/chat", json=HI, headers={"Host": "evil.example"}).status_code == 421

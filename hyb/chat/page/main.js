@@ -56,7 +56,7 @@ async function sure(title, text, yes) {
 
 function messageNode(message, index) {
   const node = el("li", { className: `msg ${message.role}` });
-  node.append(el("span", { className: "unseen" }, `${t(message.role === "user" ? "you" : "model")}: `));
+  node.append(el("h2", { className: "unseen" }, `${t(message.role === "user" ? "you" : "model")}: `));
   fill(node, message, index);
   return node;
 }

@@ -111,7 +111,8 @@ function list(lines, i, found) {
 function build(block, depth, code) {
   switch (block.kind) {
     case "code": return code(block);
-    case "head": return el(`h${Math.min(block.level, 4)}`, { role: "heading", ariaLevel: String(Math.min(block.level + 2, 6)) }, ...inline(block.text));
+    case "head": return depth || !block.text ? el("p", {}, ...inline(block.text)) // one that has no text yet is no heading
+      : el(`h${Math.min(block.level, 4)}`, { role: "heading", ariaLevel: block.rank }, ...inline(block.text));
     case "rule": return el("hr");
     case "quote": return el("blockquote", {}, ...nested(block.body, depth, code));
     case "list": return el(block.ordered ? "ol" : "ul", block.ordered ? { start: block.start } : {}, ...block.items.map((item) => {
@@ -221,10 +222,21 @@ function anchor(href, label, depth, image = false) {
 
 // -- drawing --------------------------------------------------------------------------------------------------------
 
+/** Headings as one hears them: below the message's own (2), and none deeper than one step below the one before it. */
+function rank(heads) {
+  const above = [];
+  for (const head of heads) {
+    while (above.length && above.at(-1) >= head.level) above.pop();
+    above.push(head.level);
+    head.rank = Math.min(above.length + 2, 6);
+  }
+}
+
 /** Show `text` in `box`: blocks that are as they were keep their nodes, and with them selection and scrolling. */
 export function draw(box, text, code) {
   const wanted = blocks(text.replace(/\r\n?/g, "\n").replace(/\t/g, "    ").split("\n"));
   const had = box.made ?? [];
+  rank(wanted.filter((b) => b.kind === "head"));
   wanted.forEach((block, i) => {
     const old = had[i];
     if (old && old.source === block.source && old.kind === block.kind) return;

@@ -77,6 +77,16 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ({"HYB_CHAT_METRICS_PORT": "8080"}, "another port"),
         ({"HYB_CHAT_MODEL_URL": "http://user:secret@llm/v1"}, "holds a password"),
         ({"HYB_CHAT_KEY_FILE": "/nowhere/key"}, "No such file"),
+        ({"HYB_CHAT_MODEL_URL": "http://[::1/v1"}, "http or https address"),
+        ({"HYB_CHAT_MODEL_URL": "http://llm:99999/v1"}, "http or https address"),
+        ({"HYB_CHAT_MODEL_URL": "http://llm:8000/v 1"}, "http or https address"),
+        ({"HYB_CHAT_MODEL_URL": "http://llm/v1\r\nX-Evil: 1"}, "http or https address"),
+        ({"HYB_CHAT_MODEL_URL": "file:///etc/passwd"}, "http or https address"),
+        ({"HYB_CHAT_HOSTS": "https://chat.example.com"}, "names without a port"),
+        ({"HYB_CHAT_HOSTS": "chat.example.com:8443"}, "names without a port"),
+        ({"HYB_CHAT_HOSTS": "*.example.com"}, "names without a port"),
+        ({"HYB_CHAT_USER_HEADER": "X User"}, "name of a header"),
+        ({"HYB_CHAT_SIGN_IN": "proxy", "HYB_CHAT_TRUSTED_PROXIES": "10.0.0.0/8,0.0.0.0/0"}, "has everybody in it"),
     ],
 )
 def test_what_does_not_go_together_is_refused(environ: dict[str, str], word: str) -> None:

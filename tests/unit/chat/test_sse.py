@@ -75,3 +75,7 @@ def test_a_chunk_is_read() -> None:
     }
     assert sse.deltas(json.dumps(data).encode()) == ("b", "a", "stop", {"x": 1}, "")
     assert sse.deltas(b'{"error": {"message": "no"}}')[4] == "no"
+
+
+def test_half_a_character_does_not_end_the_answer() -> None:
+    assert sse.event({"text": "a\ud83d"}) == b'data: {"text":"a?"}\n\n'

@@ -38,9 +38,9 @@ class Played:
     def leave(self) -> None:
         self.left += 1
 
-    def run(self, **settings: float) -> Played:
+    def run(self, version: str = "1.1", **settings: float) -> Played:
         stream = Stream(self.make, **{"heartbeat": 5, "slow": 5, **settings}, leave=self.leave)
-        asyncio.run(asyncio.wait_for(stream({}, self.receive, self.send), 10))
+        asyncio.run(asyncio.wait_for(stream({"http_version": version}, self.receive, self.send), 10))
         return self
 
 
@@ -85,3 +85,8 @@ def test_a_bug_in_the_making_is_not_hushed_up() -> None:
     else:
         raise AssertionError("no error")
     assert played.left == 1
+
+
+def test_to_http_1_0_all_goes_at_once_with_its_length() -> None:
+    start, body = Played(pieces=3).run("1.0").sent
+    assert (b"content-length", b"300") in start["headers"] and body["body"] == b"x" * 300
