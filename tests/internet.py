@@ -165,7 +165,9 @@ class Internet:
         return self.reach(self.public, "http", "http://127.0.0.1:9090/ready")
 
     def ready(self, seconds: float = 60) -> None:
-        """Wait until the model is there as the chat app sees it."""
+        """Wait until the model is there for the public side, and the chat app knows it."""
+        health = "http://llm:8000/health"
+        until(lambda: self.reach(self.public, "http", health) == "200", seconds, "the link or the model is down")
         until(lambda: self.status() == "200", seconds, "the chat app is not ready")
 
     def heal(self) -> None:

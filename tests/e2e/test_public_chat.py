@@ -316,13 +316,14 @@ def test_over_a_slow_link_the_answer_comes_word_by_word(net: Internet, opened: O
         assert "Cassiopeia" in answered(page)
     finally:
         net.gateway.ok("tc", "qdisc", "del", "dev", "public", "root")
-    phone.fill("#ask", FACT)
-    phone.tap("#send")
-    answered(phone)
+    for question in (FACT, "Nimbrel was founded by whom?"):
+        phone.fill("#ask", question)
+        phone.tap("#send")
+        answered(phone)
     phone.screenshot(path=folder / "chat-phone.png")
     net.tunnel.down()
     until(lambda: net.status() == "503")
-    ask(page, "And what is the winter party?")
+    ask(page, "And where is the winter party?")
     page.wait_for_selector("#banner:not([hidden])")
     page.wait_for_selector(f"{LAST} .remark.bad")
     page.screenshot(path=folder / "chat-down.png")
