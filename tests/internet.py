@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from hyb.certificates import make_ca, make_leaf
+from tests.chat_app import until
 from tests.hyb import Hyb
-from tests.netns import Machine, addresses, cable, until
+from tests.netns import Machine, addresses, cable
 from tests.tunnel import Tunnel
 
 PAGE = "chat.apps.example.com"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ ROOT = Path(__file__).parents[1]
 HOLD = """mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && ip link set lo up || exit
 while [ $# -gt 0 ]; do mount --bind "$1" "$2" || exit; shift 2; done
 echo ready && exec sleep infinity"""
-
-
-def until(condition: Callable[[], object], seconds: float = 30, what: str = "it never came true") -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 class Machine:

@@ -19,10 +19,10 @@ import pytest
 
 from hyb.certificates import Pair, make_ca, make_leaf
 from tests import internet as world
+from tests.chat_app import until
 from tests.demo import Demo
 from tests.internet import LINKED, PAGE, PUBLIC_TO_HOMES, PUBLIC_TO_WORLD, Internet
 from tests.need import need
-from tests.netns import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
