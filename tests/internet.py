@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from hyb.certificates import make_ca, make_leaf
+from tests.chat_app import until
 from tests.hyb import Hyb
-from tests.netns import Machine, addresses, cable, until
+from tests.netns import Machine, addresses, cable
 from tests.tunnel import Tunnel
 
 PAGE = "chat.apps.example.com"
@@ -28,32 +30,11 @@ PUBLIC_TO_WORLD, PUBLIC_TO_HOMES = "198.51.100.1", "203.0.113.1"
 GATEWAY, PRIVATE = "203.0.113.2", "10.20.30.2"
 VISITORS = range(10, 61)
 LINKED = "hyb-inter-router-chat.apps.example.com"
-MODEL_PORT = 8000
+MODEL_PORT, LINK_PORT = 8000, 55671
 
-NGINX = """daemon off;
-user root;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 1024; }}
-http {{
-  access_log {folder}/access.log;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{
-    listen 198.51.100.1:443 ssl;
-    server_name chat.apps.example.com;
-    ssl_certificate {folder}/page.crt; ssl_certificate_key {folder}/page.key; ssl_protocols TLSv1.2 TLSv1.3;
-    client_max_body_size 512k;
-    location = /metrics {{ return 403; }}
-    location / {{
-      proxy_pass http://127.0.0.1:8080;
-      proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
-      proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto https;
-      proxy_buffering off; proxy_read_timeout 700s;
-    }}
-  }}
-}}
-"""
+CHAT = {"title": "Ask Nimbrel", "temperature": 0, "queue": 32, "max_tokens": 400}
+"""What an operator adds to the settings that `hyb deploy` writes."""
+IMAGE = f"registry.example.com/hyb-chat@sha256:{'0' * 64}"
 
 
 class Internet:
@@ -61,9 +42,12 @@ class Internet:
 
     def __init__(self, hyb: Hyb, folder: Path) -> None:
         self.hyb, self.folder = hyb, folder
-        names = {PAGE: PUBLIC_TO_WORLD, LINKED: PUBLIC_TO_HOMES}
+        names, public = {PAGE: PUBLIC_TO_WORLD, LINKED: PUBLIC_TO_HOMES}, folder / "public"
+        self.site = public / "etc-nginx"
+        shutil.copytree("/etc/nginx", self.site, symlinks=True)
+        mounts = {"/etc/nginx": self.site, "/var/log/nginx": public}
         self.visitor = Machine("visitor", folder / "visitor", names)
-        self.public = Machine("public", folder / "public", {**names, "llm": "127.0.0.1"})
+        self.public = Machine("public", public, {**names, "llm": "127.0.0.1"}, mounts)
         self.gateway = Machine("gateway", folder / "gateway", {})
         self.private = Machine("private", folder / "private", names)
         self.machines = (self.visitor, self.public, self.gateway, self.private)
@@ -78,9 +62,12 @@ class Internet:
         self.tunnel = Tunnel(self.private, self.public, PUBLIC_TO_HOMES)
         self.tunnel.apply_public(self.openshift)
         self.tunnel.apply_private(self.link / "private")
+        self._deploy()
         self.start_chat()
-        self._start_nginx()
+        self.nginx = self.public.start("nginx.log", "nginx", "-g", "daemon off;")
         self.ready()
+        assert self.chat
+        self.fresh = measured(self.chat.pid)
 
     def _wire(self) -> None:
         v, p, g, h = self.machines
@@ -96,6 +83,10 @@ class Internet:
         h.ok("ip", "route", "add", PUBLIC_TO_HOMES, "via", "10.20.30.1")
         g.ok("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         g.ok("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "public", "-j", "MASQUERADE")
+        # As a Route does: what comes for the link's host goes to the router's own port, TLS untouched.
+        to_router = ("-d", PUBLIC_TO_HOMES, "-p", "tcp", "--dport", "443", "-j", "DNAT")
+        router = f"{PUBLIC_TO_HOMES}:{LINK_PORT}"
+        p.ok("iptables", "-t", "nat", "-A", "PREROUTING", *to_router, "--to-destination", router)
 
     # -- the private host ----------------------------------------------------------------------------------------
 
@@ -127,9 +118,8 @@ class Internet:
         self.openshift = self.link / "openshift"
 
     def revoke(self) -> None:
-        """New credentials for everybody who may stay."""
-        shutil.rmtree(self.credentials)
-        self.write_link()
+        """All certificates that there are become worthless; both folders get new ones."""
+        self.run_hyb("link", "revoke", self.credentials.name, "--out", str(self.link))
 
     @property
     def credentials(self) -> Path:
@@ -138,27 +128,32 @@ class Internet:
 
     # -- the public namespace ------------------------------------------------------------------------------------
 
-    def start_chat(self) -> None:
-        """The app as its container runs it, behind a proxy."""
-        (self.public.folder / "model.key").write_text(self.key)
-        settings = {
-            "model_url": "http://llm:8000/v1", "key_file": self.public.folder / "model.key", "port": 8080,
-            "metrics_port": 9090, "hosts": PAGE, "trusted_proxies": "127.0.0.1/32", "title": "Ask Nimbrel",
-            "note": "A small model that runs on a private host.", "temperature": 0, "queue": 32, "max_tokens": 400,
-        }  # fmt: skip
-        env = {f"HYB_CHAT_{name.upper()}": str(value) for name, value in settings.items()}
-        env |= {k: v for k, v in self.hyb.env.items() if not k.startswith("HYB_")}
-        self.chat = self.public.start("chat.log", sys.executable, "-m", "hyb.chat", env=env)
-
-    def _start_nginx(self) -> None:
-        folder, now = self.public.folder, datetime.now(UTC)
+    def _deploy(self) -> None:
+        """`hyb deploy` for a host without a cluster, then section 4 of its APPLY.md."""
+        self.deployed = self.folder / "deploy"
+        self.run_hyb("deploy", str(self.link), "--image", IMAGE, "--host", PAGE, "--out", str(self.deployed))
+        now = datetime.now(UTC)
         ca = make_ca("a page's authority", 30, now)
         page = make_leaf(ca, PAGE, 30, now, hosts=[PAGE])
         (self.folder / "page-ca.crt").write_bytes(ca.certificate)
-        (folder / "page.crt").write_bytes(page.certificate)
-        (folder / "page.key").write_bytes(page.key)
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
-        self.public.start("nginx.log", "nginx", "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf")
+        (self.site / "tls").mkdir()
+        (self.site / "tls" / f"{PAGE}.crt").write_bytes(page.certificate)
+        (self.site / "tls" / f"{PAGE}.key").write_bytes(page.key)
+        shutil.copy(self.deployed / "host" / "nginx.conf", self.site / "conf.d" / "chat.conf")
+
+    def start_chat(self) -> None:
+        """The app as its container runs it, with the settings of `host/chat.env`."""
+        key = "install -D -m 600 /dev/stdin /run/secrets/hyb/model/api-key"
+        self.public.ok("sh", "-c", key, input=self.key)
+        lines = (self.deployed / "host" / "chat.env").read_text().splitlines()
+        env = {k: v for k, v in self.hyb.env.items() if not k.startswith("HYB_")}
+        env |= dict(line.split("=", 1) for line in lines)
+        env |= {f"HYB_CHAT_{name.upper()}": str(value) for name, value in CHAT.items()}
+        self.chat = self.public.start("chat.log", sys.executable, "-m", "hyb.chat", env=env)
+
+    def let_go(self) -> None:
+        """Have NGINX close the connections that it keeps to the chat app, as at each reload."""
+        self.nginx.send_signal(signal.SIGHUP)
 
     def status(self) -> str:
         """What the chat app's readiness says."""
@@ -186,6 +181,15 @@ class Internet:
         """What `tests.probe` says on that machine."""
         return machine.ok(sys.executable, "-m", "tests.probe", *arguments).strip()
 
+    def check(self, key: str = "") -> tuple[int, str]:
+        """`hyb link check` of the public side, which knows the address and the key: (exit code, what it said)."""
+        path = self.public.folder / "check.key"
+        path.touch(mode=0o600)
+        path.write_text(key or self.key)
+        command = ("link", "check", "--url", "http://llm:8000/v1", "--key-file", path)
+        done = self.public.run(sys.executable, "-m", "hyb", *command, env=Hyb(self.public.folder / "home").env)
+        return done.returncode, done.stdout
+
     def logs(self) -> dict[str, str]:
         """All that the programs wrote down."""
         return {
@@ -207,8 +211,9 @@ def internet(hyb: Hyb, folder: Path) -> Iterator[Internet]:
             print(f"== {name}\n{text[-2000:]}")
         raise
     finally:
-        for machine in reversed(found.machines):
-            machine.close()
+        found.private.close()
+        for machine in found.machines[:3]:
+            machine.close(signal.SIGKILL)  # the chat app would drain for ten seconds
 
 
 def browser_program(machine: Machine, ca: Path) -> Path:

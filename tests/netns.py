@@ -9,34 +9,32 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-HOLD = """mount --bind "$1" /etc/hosts && mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && ip link set lo up &&
+HOLD = """mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && ip link set lo up || exit
+while [ $# -gt 0 ]; do mount --bind "$1" "$2" || exit; shift 2; done
 echo ready && exec sleep infinity"""
 
 
-def until(condition: Callable[[], object], seconds: float = 30, what: str = "it never came true") -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 class Machine:
-    """One machine. `names` are what its /etc/hosts knows beside localhost, `folder` has its logs."""
+    """One machine. `names` are what its /etc/hosts knows beside localhost; `folder` has its logs.
 
-    def __init__(self, name: str, folder: Path, names: Mapping[str, str]) -> None:
+    `mounts`: what it sees in the place of the tests' own folders, place → folder. Its /run is empty.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, names: Mapping[str, str], mounts: Mapping[str, Path] | None = None
+    ) -> None:
         self.name, self.folder = name, folder
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         hosts = folder / "hosts"
         hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in names.items()))
         self.running: list[subprocess.Popen[bytes]] = []
-        command = ["unshare", "--net", "--mount", "sh", "-c", HOLD, "hold", str(hosts)]
+        pairs = [str(part) for place, own in {"/etc/hosts": hosts, **(mounts or {})}.items() for part in (own, place)]
+        command = ["unshare", "--net", "--mount", "sh", "-c", HOLD, "hold", *pairs]
         self.holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.holder.stdout and self.holder.stdout.readline() == "ready\n", f"no namespaces for {name}"
 
@@ -84,10 +82,10 @@ class Machine:
         """What a program said."""
         return (self.folder / name).read_text(errors="replace")
 
-    def close(self) -> None:
-        """End everything there, last started first."""
+    def close(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End everything there, last started first, by this signal."""
         for process in reversed(self.running.copy()):
-            self.end(process)
+            self.end(process, number)
         with self.holder:
             self.holder.kill()
 

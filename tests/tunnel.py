@@ -126,7 +126,8 @@ class Tunnel:
         unpack(found[f"Secret {found['RouterAccess']['spec']['tlsCredentials']}"], self.far)
         port = found["Listener"]["spec"]["port"]
         (self.far / "sshd_config").write_text(SSHD.format(folder=self.far, port=port))
-        text = PUBLIC.format(folder=self.far, address=self.address, port=443)
+        role = next(r for r in found["RouterAccess"]["spec"]["roles"] if r["name"] == "inter-router")
+        text = PUBLIC.format(folder=self.far, address=self.address, port=role["port"])
         (self.far / "stunnel.conf").write_text(text)
         self.listen = port
         self.listen_for_links()
