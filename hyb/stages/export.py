@@ -24,7 +24,7 @@ from hyb.artifact import Artifact, File
 from hyb.errors import HybError
 from hyb.formats import gguf_types, modelpack
 from hyb.progress import Progress
-from hyb.stages import asked
+from hyb.stages import asked, pinned
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec, base_of
 from hyb.store import Store
 
@@ -130,7 +130,10 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         files = {GGUF: _convert(spec, folder, given, base, weighed, context)}
     else:
         files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return _add(spec, files, _meta(spec, base, adapter, divergence, weighed), store)
+    meta = _meta(spec, base, adapter, divergence, weighed)
+    if family := pinned.pair(base, store):
+        meta |= {"template": family.as_json()["inference"], "family": family.family}
+    return _add(spec, files, meta, store)
 
 
 def _refuse(spec: Spec, given: Artifact) -> None:
