@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-MODULES = {"torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "openai", "jsonschema", "kubernetes_validate"}
+MODULES = {
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "xllamacpp",
+    "openai",
+    "jsonschema",
+    "kubernetes_validate",
+} | {"detect_secrets", "phonenumbers", "jinja2"}
 PROGRAMS = {
     "podman": "podman",
     "skopeo": "skopeo",
