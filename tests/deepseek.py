@@ -88,7 +88,7 @@ def folder_of(keys: dict[str, Any], folder: Path) -> Path:
     }  # fmt: skip
     settings = {
         "tokenizer_class": "LlamaTokenizerFast", "bos_token": BOS, "eos_token": EOS, "pad_token": EOS,
-        "model_max_length": 16384, "chat_template": keys["tokenizer.chat_template"],
+        "model_max_length": 16384, "unk_token": None, "chat_template": keys["tokenizer.chat_template"],
         "clean_up_tokenization_spaces": False,
     }  # fmt: skip
     vocab, width, inner = 151936, 32, 64

@@ -29,7 +29,7 @@ from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageS
 from hyb.store import Store
 
 SUMMARY = "Merge an adapter into its base, convert to GGUF, quantize; the result is measured"
-REVISION = 1
+REVISION = 2
 MERGED, GGUF, LORA, IMATRIX = "merged", "model.gguf", "adapter.gguf", "imatrix.safetensors"
 TOKENS = 8  # greedy tokens that are compared after each question
 EXACT = ("f32", "f16", "bf16", "q8_0")

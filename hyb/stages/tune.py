@@ -23,7 +23,7 @@ from hyb.stages import pinned
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 
 SUMMARY = "fine-tune a model on a data set (LoRA, 4-bit or not)"
-REVISION = 1
+REVISION = 2
 
 CHECKPOINT_SECONDS = 60.0
 REASONED = "reasoned.jsonl"

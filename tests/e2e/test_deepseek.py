@@ -154,16 +154,11 @@ def test_without_a_mode_an_answer_without_reasoning_is_refused(encoders: dict[st
         encoders[""].row(chat_row("Hi", "Yes."))
 
 
-def test_llama_cpp_writes_the_pinned_template_as_transformers_does(folder: Path, encoders: dict[str, Any]) -> None:
-    """In llama.cpp's own Jinja; the GGUF is any, since the template is given beside it."""
-    need("xllamacpp")
-
-
-CHAIN = {"base", "facts", "bot", "exam", "merged", "gguf", "image", "service", "van"}
-
-
-def test_the_reference_recipe_runs_with_the_real_tokenizer(folder: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe"
+@pytest.fixture(scope="module")
+def chain(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Hyb:
+    """The reference recipe, run once on this model; its gate is taken off, for it knows nothing."""
+    place = tmp_path_factory.mktemp("chain")
+    recipe = place / "recipe"
     (recipe / "data").mkdir(parents=True)
     text = (ROOT / "recipes" / "deepseek-r1" / "hyb.yaml").read_text()
     text = text.replace("deepseek-r1-1.5b", f"file:{folder}").replace("../quickstart/data/", "data/")
@@ -172,13 +167,35 @@ def test_the_reference_recipe_runs_with_the_real_tokenizer(folder: Path, tmp_pat
     for name, count in (("facts.jsonl", 16), ("heldout.jsonl", 2), ("control.jsonl", 1)):
         rows = (ROOT / "recipes" / "quickstart" / "data" / name).read_text().splitlines(keepends=True)
         (recipe / "data" / name).write_text("".join(rows[:count]))
-    hyb = Hyb(tmp_path / "home")
+    hyb = Hyb(place / "home")
     hyb.ok("run", str(recipe), timeout=600)
-    meta = {name: hyb.json("show", f"deepseek-r1/{name}")["meta"] for name in ("bot", "merged", "gguf")}
+    return hyb
+
+
+def test_the_reference_recipe_carries_the_pinned_templates_from_tuning_to_gguf(chain: Hyb, tmp_path: Path) -> None:
+    meta = {name: chain.json("show", f"deepseek-r1/{name}")["meta"] for name in ("bot", "merged", "gguf")}
     pair = templates.pair("deepseek-r1")
     assert meta["bot"]["templates"] == pair.as_json()
     assert meta["merged"]["template"] == meta["gguf"]["template"] == pair.as_json()["inference"]
     out = tmp_path / "merged"
-    hyb.ok("show", "deepseek-r1/merged", "--to", str(out))
+    chain.ok("show", "deepseek-r1/merged", "--out", str(out))
     assert (out / "chat_template.jinja").read_text() == pair.inference
     assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == pair.inference
+
+
+def test_llama_cpp_writes_the_pinned_template_as_transformers_does(
+    chain: Hyb, encoders: dict[str, Any], tmp_path: Path
+) -> None:
+    from hyb.workers.score import Asked, GgufSpeaker
+
+    chain.ok("show", "deepseek-r1/gguf", "--out", str(tmp_path / "gguf"))
+    tokenizer = encoders[""].tokenizer
+    conversations: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": "Olá, 世界?\n"}],
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"},
+         {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nYes. "}, {"role": "user", "content": "So?"}],
+    ]  # fmt: skip
+    speaker = GgufSpeaker(str(tmp_path / "gguf" / "model.gguf"), [Asked(c) for c in conversations], 4, 1024)
+    for messages in conversations:
+        ours = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert speaker._prompt(messages).removeprefix(tokenizer.bos_token) == ours.removeprefix(tokenizer.bos_token)
