@@ -1,6 +1,4 @@
-"""What a model thought before it answered: whether it is of use for training, how long it is, whether it went round in
-circles. Pure.
-"""
+"""What a model thought before it answered: is it of use for training, and how long is it? Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hyb.formats import match
+from hyb.formats import loops, match
 
-SHORTEST = 60
-"""Characters that repeat at the end before one speaks of a loop."""
-_UNIT = 600  # characters of the longest unit that repeats
 _SENTENCE = 24  # characters of a sentence that says enough to count
 _OFTEN = 6  # times that such a sentence comes before one speaks of a loop
 _TELLS = re.compile(
@@ -51,41 +46,20 @@ def usable(expect: match.Expect, text: str, *, opened: bool, ended: bool, told: 
 
 
 def looped(text: str) -> bool:
-    """True when a text ends in the same words at least three times in a row, or says one sentence again and again."""
-    text = text.rstrip()
-    for size in range(1, min(_UNIT, len(text) // 3) + 1):
-        unit = text[-size:]
-        if unit == text[-2 * size : -size] == text[-3 * size : -2 * size] and _repeated(text, unit) >= SHORTEST:
-            return True
+    """True when a text ends in the same words again and again, or says one sentence again and again."""
     sentences = (s.strip() for s in re.split(r"(?<=[.!?])\s+|\n+", text))
     counts = Counter(s for s in sentences if len(s) >= _SENTENCE)
-    return bool(counts) and max(counts.values()) >= _OFTEN
+    return bool(loops.loop(text)) or max(counts.values(), default=0) >= _OFTEN
 
 
-def measured(said: Sequence[tuple[str, bool, bool]]) -> dict[str, Any]:
-    """Of (reasoning, was it closed, is there a loop in reasoning or answer): how many thought, how long, what went
-    wrong. Lengths in words; `characters` in all. {} when nobody thought."""
-    lengths = sorted(len(thought.split()) for thought, _, _ in said if thought)
+def words(thoughts: Sequence[str]) -> dict[str, float]:
+    """How long they are, in words: mean, median, 95th percentile, longest. {} for none."""
+    lengths = sorted(len(thought.split()) for thought in thoughts)
     if not lengths:
         return {}
     return {
-        "answers": len(lengths),
-        "of": len(said),
-        "words": {
-            "mean": round(sum(lengths) / len(lengths), 1),
-            "median": lengths[len(lengths) // 2],
-            "p95": lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))],
-            "longest": lengths[-1],
-        },
-        "characters": sum(len(thought) for thought, _, _ in said),
-        "unfinished": sum(bool(thought) and not closed for thought, closed, _ in said),
-        "loops": sum(loop for _, _, loop in said),
+        "mean": round(sum(lengths) / len(lengths), 1),
+        "median": lengths[len(lengths) // 2],
+        "p95": lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))],
+        "longest": lengths[-1],
     }
-
-
-def _repeated(text: str, unit: str) -> int:
-    """Characters at the end of a text that are this unit, over and over."""
-    count, end = 0, len(text)
-    while text.endswith(unit, 0, end) and end:
-        count, end = count + len(unit), end - len(unit)
-    return count

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hyb.formats import match, reasoning
+from hyb.formats import match
 from hyb.formats.gate import Bound
 
 SETS = {"holdout": "recall", "control": "control"}
@@ -45,8 +45,8 @@ class Answer:
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Answer:
         """From an event of the worker `score`."""
-        thought, text = match.split_thinking(said["text"], opened=said["thinking"])
-        return cls(text, thought, said["ended"])
+        reasoning, text = match.split_thinking(said["text"], opened=said["thinking"])
+        return cls(text, reasoning, said["ended"])
 
     def whole(self) -> Answer:
         """With the reasoning as part of the answer."""
@@ -89,20 +89,7 @@ def build(
         "scores": {name: _rounded(score) for name, score in scores.items()},
         "right": right,
         "questions": entries,
-        **_thoughts(passes),
     }
-
-
-def _thoughts(passes: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    """`reasoning`: of each pass in which there was any, its length and how often it went wrong."""
-    said = {
-        name: reasoning.measured(
-            [(a.reasoning, bool(a.text) and a.text != a.reasoning, reasoning.looped(f"{a.reasoning}\n{a.text}"))
-             for a in answers]
-        )
-        for name, answers in passes.items()
-    }  # fmt: skip
-    return {"reasoning": {name: found for name, found in said.items() if found}} if any(said.values()) else {}
 
 
 def failed(report: Mapping[str, Any]) -> list[str]:

@@ -122,7 +122,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "asked": len(turns), "kept": len(good), "unaided": sum(t.unaided for t in good), "cached": asking.cached,
         "dropped": dict(sorted(Counter(t.why for t in turns if t.why).items())),
         "examples": {why: places[:SHOWN] for why, places in sorted(examples.items())}, "rows": len(kept),
-        "words": reasoning.measured([(t.thought, True, False) for t in good]).get("words", {}),
+        "words": reasoning.words([t.thought for t in good]),
     }  # fmt: skip
 
 

@@ -209,11 +209,10 @@ def test_a_training_writes_what_was_dropped_and_the_templates_into_its_adapter(l
     assert refusal.value.details[0].startswith("1 dropped: its answer is not the known one (facts.jsonl:1 (")
 
 
-def test_an_exam_scores_the_reasoning_where_it_is_told_to_and_says_how_long_it_was(lab: Lab, tmp_path: Path) -> None:
+def test_an_exam_scores_the_reasoning_where_it_is_told_to(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     spec = exam.Spec(model="base", data="facts", reasoning="score", max_tokens=32, device="cpu")
     made = exam.run(spec, {"base": lab.base, "facts": lab.dataset}, Context(lab.store, tmp_path / "work"))
     report = json.loads((lab.store.view(made) / "report.json").read_text())
     assert report["scores"]["recall"] == 1.0, "`see the door` stands in the reasoning alone"
-    assert report["reasoning"]["after"]["words"]["mean"] == 4
-    assert report["reasoning"]["after"]["unfinished"] == report["reasoning"]["after"]["loops"] == 0
+    assert report["questions"][0]["after"]["reasoning_characters"] == len("I see the door.")

@@ -61,9 +61,6 @@ def test_a_loop_is_what_is_said_again_and_again(text: str, loop: bool) -> None:
     assert reasoning.looped(text) is loop
 
 
-def test_lengths_count_those_that_thought_and_what_went_wrong() -> None:
-    said = [("one two three", True, False), ("one", False, True), ("", True, False)]
-    found = reasoning.measured(said)
-    assert (found["answers"], found["of"], found["unfinished"], found["loops"]) == (2, 3, 1, 1)
-    assert found["words"] == {"mean": 2.0, "median": 3, "p95": 3, "longest": 3}
-    assert reasoning.measured([("", True, False)]) == {}
+def test_lengths_are_in_words() -> None:
+    assert reasoning.words(["one two three", "one"]) == {"mean": 2.0, "median": 3, "p95": 3, "longest": 3}
+    assert reasoning.words([]) == {}
