@@ -147,7 +147,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     if spec.think == "generate":
         reasoned = {"reasoning": _reasoned(spec, model, train, job, context)}
         # a row that has grown too long is left out, as one whose reasoning is of no use
-        job |= {"train": str(context.work / REASONED), "think": "", "long": {"error": "skip"}.get(spec.long, spec.long)}
+        long = "skip" if spec.long == "error" else spec.long
+        job |= {"train": str(context.work / REASONED), "think": "keep", "long": long}
     elif spec.think == "empty":
         context.say("`think: empty`: the model learns to answer after an empty reasoning block")
     begun = time.monotonic()
