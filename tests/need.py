@@ -13,6 +13,9 @@ import pytest
 
 MODULES = {
     "cloudcoil.models.prometheus_operator",
+    "detect_secrets",
+    "phonenumbers",
+    "jinja2",
     "torch",
     "transformers",
     "peft",

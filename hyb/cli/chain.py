@@ -102,7 +102,7 @@ def tune(
         str | None, typer.Option("--targets", metavar="LIST", help="all-linear, or modules with commas.")
     ] = None,
     think: Annotated[
-        str | None, typer.Option("--think", metavar="keep|empty", help="How reasoning models are trained.")
+        str | None, typer.Option("--think", metavar="keep|empty|generate", help="How reasoning models are trained.")
     ] = None,
     seed: SeedOption = None,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hyb.formats import match
@@ -47,6 +47,10 @@ class Answer:
         """From an event of the worker `score`."""
         reasoning, text = match.split_thinking(said["text"], opened=said["thinking"])
         return cls(text, reasoning, said["ended"])
+
+    def whole(self) -> Answer:
+        """With the reasoning as part of the answer."""
+        return replace(self, text=f"{self.reasoning}\n\n{self.text}".strip())
 
 
 def question(part: str, row: Mapping[str, Any]) -> Question:

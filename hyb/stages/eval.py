@@ -46,6 +46,8 @@ class Spec(StageSpec):
     exclusive: bool = True
     """An answer that also gives what another question expects does not count: listing all facts wins nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    reasoning: Literal["strip", "score"] = "strip"
+    """strip: only what stands behind `</think>` is the answer. score: what the model thought counts, too."""
 
     @field_validator("gate")
     @classmethod
@@ -88,6 +90,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     bounds = gates.parse(spec.gate)
     _measurable(spec, questions, passes)
     answers = _ask(spec, questions, passes, context)
+    if spec.reasoning == "score":
+        answers = {name: [a.whole() for a in said] for name, said in answers.items()}
     report = reports.build(questions, answers, bounds, exclusive=spec.exclusive)
     failed = reports.failed(report)
     subject = {"model": model.digest, "data": data.digest, "name": _name(model, context), "max_tokens": spec.max_tokens}

@@ -24,12 +24,12 @@ from hyb.artifact import Artifact, File
 from hyb.errors import HybError
 from hyb.formats import gguf_types, modelpack
 from hyb.progress import Progress
-from hyb.stages import asked
+from hyb.stages import asked, pinned
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec, base_of
 from hyb.store import Store
 
 SUMMARY = "Merge an adapter into its base, convert to GGUF, quantize; the result is measured"
-REVISION = 1
+REVISION = 2
 MERGED, GGUF, LORA, IMATRIX = "merged", "model.gguf", "adapter.gguf", "imatrix.safetensors"
 TOKENS = 8  # greedy tokens that are compared after each question
 EXACT = ("f32", "f16", "bf16", "q8_0")
@@ -130,7 +130,10 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         files = {GGUF: _convert(spec, folder, given, base, weighed, context)}
     else:
         files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return _add(spec, files, _meta(spec, base, adapter, divergence, weighed), store)
+    meta = _meta(spec, base, adapter, divergence, weighed)
+    if family := pinned.pair(base, store):
+        meta |= {"template": family.as_json()["inference"], "family": family.family}
+    return _add(spec, files, meta, store)
 
 
 def _refuse(spec: Spec, given: Artifact) -> None:

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from hyb import engine
+from hyb import digest as dg
+from hyb import engine, templates
 from hyb.artifact import Artifact, short
 from hyb.errors import HybError
 from hyb.formats import curve, modelpack
 from hyb.progress import Progress
+from hyb.stages import pinned
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 
 SUMMARY = "fine-tune a model on a data set (LoRA, 4-bit or not)"
-REVISION = 1
+REVISION = 2
 
 CHECKPOINT_SECONDS = 60.0
+REASONED = "reasoned.jsonl"
 MODULES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 # For the plan, measured on SmolLM2-135M and a 1.8 B Qwen2: see docs/stages/tune.md.
@@ -58,9 +62,12 @@ class Spec(StageSpec):
     """Most tokens of a row."""
     long: Literal["error", "skip", "truncate"] = "error"
     """What happens to a row over `max_length`."""
-    think: Literal["", "keep", "empty"] = ""
+    think: Literal["", "keep", "empty", "generate"] = ""
     """For a model whose template has `<think>`. "": every answer must come with its reasoning. keep: answers without
-    reasoning are trained with an empty one. empty: the model learns to answer without reasoning."""
+    reasoning are trained with an empty one. empty: the model learns to answer without reasoning. generate: the base
+    writes the reasoning, and answers that it does not get right are left out."""
+    think_tokens: int = Field(1024, ge=16, le=65536)
+    """generate: most tokens of reasoning and answer."""
     seed: int = Field(0, ge=0, lt=2**32)
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     group_by_length: bool = True
@@ -88,7 +95,10 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
     return StagePlan(
         makes=f"adapter: LoRA of rank {spec.rank} on a {base}, {spec.epochs:g} epoch(s), lr {spec.lr:g}",
         reads=(f"model `{spec.model}`", f"data set `{spec.data}`" + (f" ({rows} rows)" if rows else "")),
-        runs=("python -m hyb.workers.sft (torch, transformers, peft, bitsandbytes; no network)",),
+        runs=(
+            *(("python -m hyb.workers.think (the base writes reasoning)",) if spec.think == "generate" else ()),
+            "python -m hyb.workers.sft (torch, transformers, peft, bitsandbytes; no network)",
+        ),
         disk=4 * adapter + 3 * 2 * adapter if adapter else None,  # itself, and checkpoints with the optimizer's moments
         memory=memory_bytes(parameters, spec) if parameters else None,
         seconds=cpu_seconds(parameters, rows, spec) if parameters and rows and spec.device != "cuda" else None,
@@ -128,11 +138,19 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     store, out = context.store, context.work / "out"
     train = store.view(data) / data.file("train.jsonl").path
     job = {
-        **spec.model_dump(exclude={"stage", "model", "data"}),
+        **spec.model_dump(exclude={"stage", "model", "data", "think_tokens"}),
         "model": str(store.view(model)), "train": str(train), "out": str(out),
         "checkpoints": str(context.work / "checkpoints"), "name": model.meta.get("name") or short(model.digest),
         "checkpoint_seconds": CHECKPOINT_SECONDS, "checkpoint_steps": 0,
     }  # fmt: skip
+    reasoned: dict[str, Any] = {}
+    if spec.think == "generate":
+        reasoned = {"reasoning": _reasoned(spec, model, train, job, context)}
+        # a row that has grown too long is left out, as one whose reasoning is of no use
+        long = "skip" if spec.long == "error" else spec.long
+        job |= {"train": str(context.work / REASONED), "think": "keep", "long": long}
+    elif spec.think == "empty":
+        context.say("`think: empty`: the model learns to answer after an empty reasoning block")
     begun = time.monotonic()
     done = engine.worker("sft", job, context.work, lambda event: _tell(event, context))
     _record(done, time.monotonic() - begun, context)
@@ -142,9 +160,38 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     meta = {
         "base": model.digest, "data": data.digest, "rank": spec.rank, "alpha": spec.alpha, "quantize": spec.quantize,
         "think": spec.think, "steps": done["steps"], "loss": done["loss"], "target_modules": done["targets"],
+        **reasoned,
     }  # fmt: skip
+    if family := pinned.pair(model, store):
+        meta["templates"] = family.as_json()
     config = modelpack.config(files, name=job["name"] + "-lora", architecture="lora", format="safetensors")
     return store.add_artifact("adapter", files, meta=meta, needs=[model.digest], config=config)
+
+
+def _reasoned(spec: Spec, model: Artifact, train: Path, job: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Have the base write the reasoning that the rows lack. Returns what came of it, for the artifact.
+
+    Raises HybError when nothing of it is of use.
+    """
+    asked = {
+        "model": job["model"], "model_digest": model.digest, "quantize": spec.quantize, "train": str(train),
+        "out": str(context.work / REASONED), "cache": str(context.store.root / "cache" / "reasoning"),
+        "max_tokens": spec.think_tokens, "batch": spec.batch, "seed": spec.seed, "device": spec.device,
+    }  # fmt: skip
+    done = engine.worker("think", asked, context.work, lambda event: _tell(event, context))
+    context.record("reasoning_from_cache", done["cached"])
+    dropped = [f"{n} dropped: {why} ({', '.join(done['examples'][why])})" for why, n in done["dropped"].items()]
+    if not done["rows"]:
+        raise HybError(
+            f"`think: generate`: of {done['asked']} answers none is left with reasoning",
+            hint="raise `think_tokens`, take a larger model, or choose `think: empty`",
+            details=dropped,
+        )
+    context.say(f"reasoning for {done['kept']} of {done['asked']} answers, {done['unaided']} of them not told before")
+    for line in dropped:
+        context.say(line)
+    prompt = dg.of_bytes(templates.reasoning_prompt().encode())
+    return {**{k: done[k] for k in ("asked", "kept", "unaided", "dropped", "words")}, "prompt": prompt}
 
 
 def _trainable(model: Artifact) -> None:

@@ -3,7 +3,8 @@
 A trained answer is encoded as serving will meet it: the template's prompt up to its generation prompt, then the raw
 answer, then the token that ends the turn. The rendered conversation is never searched for the answer: templates of
 reasoning models (DeepSeek-R1) cut everything before `</think>` out of it, and would train an answer that starts where
-no generation starts.
+no generation starts. A family with pinned templates (`hyb.templates`) has its answers written by its training template,
+which must begin with that very prompt.
 
 Turns of one conversation share a sequence when the template renders the earlier ones as they were trained; otherwise
 each trained turn gets a sequence of its own.
@@ -17,6 +18,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from hyb import templates
 from hyb.workers.protocol import Failed
 
 IGNORED = -100
@@ -62,6 +64,9 @@ class Encoder:
                 "the model's tokenizer has no chat template, so nobody knows how to write a conversation for it",
                 hint="take an instruct model, or put a `chat_template.jinja` into the model folder",
             )
+        self.pinned = templates.pair_of(template)
+        if self.pinned:
+            tokenizer.chat_template = self.pinned.inference
         self.reasons = "think>" in str(template)
         try:
             prompt, whole = self._prompt([_USER]), self._render([_USER, {"role": "assistant", "content": _MARK}], False)
@@ -118,10 +123,10 @@ class Encoder:
                 continue
             text = self._prompt(messages[:i], row.get("tools"))
             prompt = self._ids(text)
-            if message.get("tool_calls"):
+            if message.get("tool_calls") and not self.pinned:
                 answer = self._calls(messages[: i + 1], text, row.get("tools"))
             else:
-                answer = self._answer(message, text)
+                answer = self._answer(messages[: i + 1], text, row.get("tools"))
             if prompt[: len(ids)] != ids:
                 examples.append(Example(tuple(ids), tuple(labels), where(row)))
                 ids, labels = [], []
@@ -131,24 +136,33 @@ class Encoder:
             raise ValueError("no answer of the assistant to learn from")
         return [*examples, Example(tuple(ids), tuple(labels), where(row))]
 
-    def _answer(self, message: dict[str, Any], prompt: str) -> list[int]:
-        """Ids of an answer to `prompt` and its end of turn."""
-        content, reasoning = message.get("content") or "", message.get("reasoning") or ""
-        if self.reasons and not reasoning and (found := _THOUGHT.fullmatch(content)):
-            reasoning, content = found.groups()
-        if not content.strip():
+    def _answer(self, messages: list[dict[str, Any]], prompt: str, tools: Any = None) -> list[int]:
+        """Ids of the last message, an answer to `prompt`, and its end of turn."""
+        reasoning, content = thought(messages[-1]) if self.reasons else _apart(messages[-1])
+        calls = messages[-1].get("tool_calls")
+        if not content.strip() and not calls:
             raise ValueError("an answer is empty")
         if not self.reasons and self.think != "keep":
             if reasoning and not self.think:
                 raise ValueError("it has reasoning, but the model's template has no place for it")
             return [*self._ids(self.lead + content), self.end]
-        if not reasoning.strip() and not self.think:
+        if not reasoning.strip() and not self.think and not calls:
             raise ValueError("the model's template asks for reasoning, and the answer has none")
         reasoning = "" if self.think == "empty" else reasoning.strip("\n")
+        if self.pinned:
+            last = {**messages[-1], "content": content, "reasoning_content": reasoning}
+            return self._written([*messages[:-1], last], prompt, self.pinned.training, tools)
         if not self.reasons and not reasoning:
             return [*self._ids(self.lead + content), self.end]
         opening = "" if prompt.endswith("<think>\n") else "\n" if prompt.endswith("<think>") else "<think>\n"
         return [*self._ids(f"{opening}{reasoning}\n</think>\n\n{content}"), self.end]
+
+    def _written(self, messages: list[dict[str, Any]], prompt: str, template: str, tools: Any) -> list[int]:
+        """Ids of what the training template writes behind `prompt`; its last is the end of turn."""
+        text = self._render(messages, False, tools, template)
+        if not text.startswith(prompt):
+            raise ValueError("the training template does not begin with what the model is asked with")
+        return self._ids(text[len(prompt) :])
 
     def _calls(self, messages: list[dict[str, Any]], prompt: str, tools: Any) -> list[int]:
         """Ids of an answer that calls tools, as the template writes it after `prompt`, and its end of turn."""
@@ -162,10 +176,13 @@ class Encoder:
     def _prompt(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
         return self._render(messages, True, tools)
 
-    def _render(self, messages: list[dict[str, Any]], prompt: bool, tools: Any = None) -> str:
-        plain = [{k: m[k] for k in _KEYS if m.get(k) is not None} for m in messages]
+    def _render(self, messages: list[dict[str, Any]], prompt: bool, tools: Any = None, template: str = "") -> str:
+        keys = (*_KEYS, "reasoning_content") if template else _KEYS
+        plain = [{k: m[k] for k in keys if m.get(k) is not None} for m in messages]
         try:
-            text = self.tokenizer.apply_chat_template(plain, tools=tools, tokenize=False, add_generation_prompt=prompt)
+            text = self.tokenizer.apply_chat_template(
+                plain, tools=tools, chat_template=template or None, tokenize=False, add_generation_prompt=prompt
+            )
         except (TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the chat template does not take it: {error}") from error
         return str(text)
@@ -224,6 +241,18 @@ def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, lon
     return Encoded(tuple(examples), tuple(too_long), tuple(cut))
 
 
+def thought(message: dict[str, Any]) -> tuple[str, str]:
+    """(reasoning, answer) of a message, also where the answer's text begins with `<think>…</think>`."""
+    reasoning, content = _apart(message)
+    if not reasoning and (found := _THOUGHT.fullmatch(content)):
+        reasoning, content = found.groups()
+    return reasoning, content
+
+
+def _apart(message: dict[str, Any]) -> tuple[str, str]:
+    return message.get("reasoning") or "", message.get("content") or ""
+
+
 def where(row: dict[str, Any]) -> str:
     """`file:line (id)` of a row, as far as it is known."""
     meta = row.get("meta") or {}
@@ -240,7 +269,10 @@ def _refuse(wrong: list[str], too_long: list[str], max_length: int) -> None:
     if wrong:
         hint = ""
         if any("reasoning" in line for line in wrong):
-            hint = "`think: empty` trains answers without reasoning, `think: keep` keeps it where there is some"
+            hint = (
+                "choose: `think: keep` keeps reasoning where there is some, `think: empty` trains answers without it, "
+                "`think: generate` has the model write it"
+            )
         raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=_first(wrong + too_long))
     if too_long:
         raise Failed(

@@ -6,7 +6,8 @@ product of the factors is formed in float64, so that its last bit does not hang 
 adds, and the result is the same bytes everywhere.
 
 Job: {"base": folder, "adapter": folder or "", "out": folder, "dtype": "" (as in base), "bf16" or "f16"}. Without an
-adapter it only casts. Every other file of the base is linked beside the weights. A file has its final name only when
+adapter it only casts. Every other file of the base is linked beside the weights; a reasoning model's chat template is
+its family's pinned one (`hyb.templates`). A file has its final name only when
 it is whole; one that is there already is not written again.
 Done: {"merged": weights changed, "tensors", "bytes", "seconds", "peak_memory"}.
 """
@@ -22,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from hyb.formats import lora
+from hyb import templates
+from hyb.formats import gguf_vocab, lora
 from hyb.formats import safetensors as st
 from hyb.fs import link_or_copy
 from hyb.workers import weights as wt
@@ -42,6 +44,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     deltas = _deltas(Path(job["adapter"]), tensors) if job["adapter"] else {}
     out.mkdir(parents=True, exist_ok=True)
     _link_others(base, out, job["dtype"])
+    _pin_template(out)
     meter = wt.Meter("merging" if deltas else "casting", sum(t.size for t in tensors.values()))
     for path in st.shards(base):
         _write_shard(path, out / path.name, job["dtype"], deltas, meter)
@@ -122,6 +125,21 @@ def _link_others(base: Path, out: Path, dtype: str) -> None:
             target.write_text(json.dumps({**config, "dtype": wanted}, indent=2, sort_keys=True) + "\n")
         else:
             link_or_copy(path, target)
+
+
+def _pin_template(out: Path) -> None:
+    """Give a reasoning model its family's template to ask with, in both places where servers look for it."""
+    settings, file = out / "tokenizer_config.json", out / "chat_template.jinja"
+    said = json.loads(settings.read_bytes()) if settings.exists() else {}
+    pinned = templates.pair_of(gguf_vocab.template(said, file.read_text(encoding="utf-8") if file.exists() else ""))
+    if not pinned:
+        return
+    for path, text in (
+        (file, pinned.inference),
+        (settings, json.dumps({**said, "chat_template": pinned.inference}, indent=2, ensure_ascii=False) + "\n"),
+    ):
+        path.unlink(missing_ok=True)  # it is a link into the store
+        path.write_text(text, encoding="utf-8")
 
 
 def _write_index(out: Path, base: Mapping[str, st.Tensor]) -> None:

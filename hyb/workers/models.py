@@ -20,6 +20,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from hyb import templates
 from hyb.workers import weights
 from hyb.workers.protocol import Failed
 
@@ -76,7 +77,10 @@ def usable_cores() -> int:
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a model folder, checked by a round trip. Raises Failed."""
+    """The tokenizer of a model folder, checked by a round trip; a family's with its pinned template to ask with.
+
+    Raises Failed.
+    """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
@@ -90,6 +94,8 @@ def load_tokenizer(folder: str | Path) -> Any:
             f"the tokenizer of `{folder}` does not give back the text that it was given: {back!r}",
             hint="its `tokenizer_class` does not fit its `tokenizer.json`; `PreTrainedTokenizerFast` may",
         )
+    if pinned := templates.pair_of(tokenizer.chat_template):
+        tokenizer.chat_template = pinned.inference
     return tokenizer
 
 

@@ -39,7 +39,7 @@ def data(count: int) -> Artifact:
         ("max_length", 7, "greater than or equal to 8"),
         ("quantize", "int8", "'nf4' or 'none'"),
         ("long", "cut", "'error', 'skip' or 'truncate'"),
-        ("think", "yes", "'keep' or 'empty'"),
+        ("think", "yes", "'empty' or 'generate'"),
         ("seed", -1, "greater than or equal to 0"),
         ("targets", [], "all-linear"),
         ("targets", ["q_proj", ""], "all-linear"),
