@@ -33,7 +33,7 @@ main:has(#only-wrong:checked) tr.right, main:has(#only-changed:checked) tr.same 
 """
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Mapping[str, Any], *, curve: str = "") -> str:
     """The page of a report (the JSON of `report.json`); ends with a line end."""
     passed = report["passed"]
     word = ("passed" if passed else "failed") if report["gate"] else "no gate"

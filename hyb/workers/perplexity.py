@@ -34,7 +34,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         total = sum(len(ids) - 1 for ids in texts)
         for ids in texts:
             for i in range(1, len(ids)):
-                logs.append(_log_probability(post, ids[:i], ids[i]))
+                logs.append(log_probability(post, ids[:i], ids[i]))
                 if len(logs) % 16 == 0 or len(logs) == total:
                     progress("measuring perplexity", len(logs), total, "token")
     return {
@@ -45,7 +45,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _log_probability(post: llama_local.Post, prompt: list[int], token: int) -> float:
+def log_probability(post: llama_local.Post, prompt: list[int], token: int) -> float:
     """The natural logarithm of the probability that `token` follows `prompt`."""
     question = {"prompt": prompt, "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": True, "samplers": []}
     answer = post("/completion", {**question, "logit_bias": [[token, _FORCED]]})
