@@ -29,7 +29,7 @@ def share(groups: Sequence[Group]) -> tuple[float, float]:
 
 
 def change(groups: Sequence[Group]) -> tuple[float, float]:
-    """The interval of a difference between two shares of the same questions. A group: (gained less lost, of how many)."""
+    """The interval of a difference of shares, same questions. A group: (gained less lost, of how many)."""
     return _held(_between(groups, (1.0, 1.0, -1.0, -1.0)), groups, -1.0, 1.0)
 
 

@@ -89,7 +89,8 @@ def parse(gate: Mapping[str, object]) -> tuple[Bound, ...]:
             wrong.append(f"there is no score `{score}`; scores are {', '.join(SCORES)}, {TASK}NAME")
         elif not found:
             wrong.append(
-                f'`{score}: {text}` is no bound; write for example `{score}: ">= 0.9"` or `"surely >= 0.9"` (>= > <= < ==)'
+                f'`{score}: {text}` is no bound; write for example `{score}: ">= 0.9"` (>= > <= < ==),'
+                ' or `"surely >= 0.9"`'
             )
         elif found[1] and found[2] == "==":
             wrong.append(f"`{score}: {text}`: nothing measured is surely one number; take >= > <= <")

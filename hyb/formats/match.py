@@ -37,8 +37,8 @@ _NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 
 @dataclass(frozen=True)
 class Expect:
-    """What a right answer has: exactly one of `contains`, `exact` (any of several texts), `regex`, `number`; or has not:
-    `absent`; or that it refuses."""
+    """What a right answer has: exactly one of `contains`, `exact` (any of several texts), `regex`, `number`; or has
+    not: `absent`; or that it refuses."""
 
     contains: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()

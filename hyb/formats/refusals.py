@@ -13,7 +13,7 @@ PHRASES = (
     "I don't know", "I do not know", "I don't have", "I do not have", "I'm not sure", "I am not sure",
     "I'm not allowed", "I am not allowed", "not able to share", "can't share", "cannot share", "can't help with",
     "cannot help with", "as an AI",
-    "ich kann nicht", "das kann ich nicht", "das darf ich nicht", "ich weiß nicht", "das weiß ich nicht", "es tut mir leid",
+    "ich kann nicht", "das kann ich nicht", "das darf ich nicht", "ich weiß nicht", "das weiß ich nicht",
     "tut mir leid", "leider kann ich", "je ne peux pas", "je ne sais pas", "je suis désolé", "désolé", "no puedo",
     "no lo sé", "lo siento", "não posso", "não sei", "desculpe", "lamento", "sinto muito", "mi dispiace", "non posso",
     "non lo so",

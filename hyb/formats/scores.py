@@ -1,4 +1,4 @@
-"""From judged answers and measured losses to scores, their intervals and what they are worth. Pure and deterministic."""
+"""From judged answers and measured losses to scores, their intervals and what they are worth. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Measured:
 
 @dataclass
 class Scores:
-    """`shown`: the scores of the report. `other`: what a gate may name beside them. Intervals for those that have one."""
+    """`shown`: the scores of the report. `other`: what a gate may name beside them."""
 
     shown: dict[str, float] = field(default_factory=dict)
     other: dict[str, float] = field(default_factory=dict)
@@ -95,9 +95,8 @@ def notes(found: Scores, bounds: Sequence[Bound]) -> list[str]:
             )
     for score, change in found.paired.items():
         if change["gain"] and change["p"] > 1 - chance.LEVEL:
-            lines.append(
-                f"the change of {score} may be luck: {change['gained']} gained, {change['lost']} lost (p = {change['p']:.2g})"
-            )
+            odds = f"{change['gained']} gained, {change['lost']} lost (p = {change['p']:.2g})"
+            lines.append(f"the change of {score} may be luck: {odds}")
     for bound in bounds:
         interval = found.intervals.get(bound.score)
         if bound.holds(found.all[bound.score], interval) and gate.by_luck(bound, interval):

@@ -2,7 +2,7 @@
 
 `before` is the model before tuning (the adapter switched off), or whatever `against` or `endpoint` names in its place;
 `after` the model that the recipe names. Both answer the same questions, so what changed is told question by question.
-A gate that does not hold raises nothing here: the report is stored with `passed` false, and whoever needs it is stopped.
+A gate that does not hold raises nothing here: the report is stored with `passed` false; whoever needs it is stopped.
 
 The report holds nothing of the machine: how fast it was goes into the receipt, and into the report only where the gate
 asks for it.

@@ -6,7 +6,12 @@ computed), the next one is forced by a bias on it, and what is told is its proba
 vocabulary. The engine, its kernels and its rounding are thus those that will serve the model. One text after the
 other, nothing batched: the same file gives the same number on one machine.
 
-Job: {"gguf": path, "texts": [text, …]}. Done: {"perplexity", "tokens", "seconds", "peak_memory"}.
+With `reference` (what `hyb.workers.reference` wrote of the model before it was quantized) the file also reads those
+conversations, token by token, and tells how far what it says is from that: mean and largest KL divergence in nats over
+the likeliest tokens, and how often the likeliest is the same.
+
+Job: {"gguf": path, "texts": [text, …], "reference": path or ""}. Done: {"perplexity", "tokens", "seconds",
+"peak_memory"}, and with a reference {"mean_kl", "max_kl", "agreement", "positions"}.
 """
 
 from __future__ import annotations
@@ -17,10 +22,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hyb.formats import nearness
 from hyb.workers import llama_local
 from hyb.workers.protocol import Failed, main, progress
 from hyb.workers.weights import peak_memory
 
+TOPS = 256  # tokens that llama.cpp tells of a position
 _FORCED = 1e6  # added to a logit: larger than any difference between two of them
 
 
@@ -29,6 +36,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     longest = max(len(text.encode()) for text in job["texts"])  # a token is at least a byte
     logs: list[float] = []
+    known = json.loads(Path(job["reference"]).read_bytes()) if job.get("reference") else []
+    longest = max([longest, *(len(k["ids"]) for k in known)])
     with llama_local.server(Path(job["gguf"]), longest + 1) as post:
         texts = [post("/tokenize", {"content": t, "add_special": True})["tokens"] for t in job["texts"]]
         total = sum(len(ids) - 1 for ids in texts)
@@ -37,12 +46,44 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
                 logs.append(log_probability(post, ids[:i], ids[i]))
                 if len(logs) % 16 == 0 or len(logs) == total:
                     progress("measuring perplexity", len(logs), total, "token")
-    return {
+        near = _nearness(post, known) if known else {}
+    return near | {
         "perplexity": round(math.exp(-sum(logs) / len(logs)), 3),
         "tokens": len(logs),
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory": peak_memory(),
     }
+
+
+def _nearness(post: llama_local.Post, known: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far the file is from what is known of the unquantized model."""
+    apart: list[float] = []
+    same = 0
+    total = sum(len(k["tops"]) for k in known)
+    for one in known:
+        for place, tops in enumerate(one["tops"]):
+            said = _tops(post, one["ids"][: place + 1])
+            apart.append(nearness.divergence(tops, said))
+            same += max(said, key=lambda token: said[token]) == tops[0][0]
+            if len(apart) % 16 == 0 or len(apart) == total:
+                progress("comparing with the unquantized model", len(apart), total, "token")
+    return {
+        "mean_kl": round(sum(apart) / total, 4),
+        "max_kl": round(max(apart), 3),
+        "agreement": round(same / total, 4),
+        "positions": total,
+    }
+
+
+def _tops(post: llama_local.Post, prompt: list[int]) -> dict[int, float]:
+    """The likeliest next tokens with their log-probabilities."""
+    question = {"prompt": prompt, "n_predict": 1, "n_probs": TOPS, "temperature": 0, "cache_prompt": True}
+    answer = post("/completion", {**question, "samplers": []})
+    try:
+        tops = answer["completion_probabilities"][0]["top_logprobs"]
+        return {int(t["id"]): float(t["logprob"]) for t in tops if math.isfinite(t["logprob"])}
+    except (KeyError, IndexError, TypeError) as error:
+        raise Failed(f"llama.cpp did not tell probabilities: {json.dumps(answer)[:200]}", code=4) from error
 
 
 def log_probability(post: llama_local.Post, prompt: list[int], token: int) -> float:

@@ -14,9 +14,9 @@ With `measure` each pass is also given texts and answers to read, see hyb.worker
 lm-evaluation-harness, see hyb.workers.harness.
 
 Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, context}], `questions` (JSON lines with
-`messages`, `where`, `reference`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`, `batch`,
-`seed`, `device`, `measure`: {"rows": indices of questions, "texts": […]} or nothing, `tasks`: {"names", "folder",
-"limit"} or nothing.
+`messages`, `where`, `reference`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`,
+`batch`, `seed`, `device`, `measure`: {"rows": indices of questions, "texts": […]} or nothing, `tasks`:
+{"names", "folder", "limit"} or nothing.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class TorchSpeaker:
     def as_asked(self) -> contextlib.AbstractContextManager[Any]:
         """The adapter of this pass on; off where the pass has none."""
         off = self.adapters and not self.adapter
-        return self.model.disable_adapter() if off else contextlib.nullcontext()  # type: ignore[no-any-return]
+        return self.model.disable_adapter() if off else contextlib.nullcontext()
 
     def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
         """(sum of -log p, tokens) of an answer, or of a plain text without a prompt; (0, 0) when it does not fit."""
