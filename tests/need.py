@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-MODULES = {"torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "openai", "jsonschema", "kubernetes_validate"}
+MODULES = {
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "xllamacpp",
+    "openai",
+    "lm_eval",
+    "jsonschema",
+    "kubernetes_validate",
+}
 PROGRAMS = {
     "podman": "podman",
     "skopeo": "skopeo",

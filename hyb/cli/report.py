@@ -37,7 +37,7 @@ def _scores(report: dict[str, Any]) -> str:
     """The scores; where luck has its part, what each could be."""
     reach = report.get("intervals", {})
     return "  ".join(
-        f"{name} {value:g}" + (f" ({reach[name][0]:.2g} to {reach[name][1]:.2g})" if name in reach else "")
+        f"{name} {value:g}" + (f" ({reach[name][0]:.3g} to {reach[name][1]:.3g})" if name in reach else "")
         for name, value in sorted(report["scores"].items())
     )
 

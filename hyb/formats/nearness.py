@@ -10,21 +10,28 @@ _LEAST = 1e-9  # of what is left for all other tokens
 
 
 def divergence(known: Sequence[tuple[int, float]], said: Mapping[int, float]) -> float:
-    """The KL divergence (known ‖ said) in nats, where of both only the likeliest tokens are known: all that are not on
-    both lists are taken together.
+    """The least KL divergence (known ‖ said) in nats that two lists of likeliest tokens allow.
 
-    `known`, `said`: token → log-probability. Taking tokens together can only make a divergence smaller, and with dozens
-    of tokens on the lists next to nothing is left.
+    `known`, `said`: token → log-probability. Of tokens on both lists all is known; those on the second list alone are
+    taken together, and so are all others. With dozens of tokens on the lists next to nothing is left to be guessed.
     """
-    left = [1.0, 1.0]
-    total = 0.0
+    total, left, alone = 0.0, 1.0, sum(map(math.exp, said.values()))
+    missing = 0.0
     for token, log in known:
+        left -= math.exp(log)
         if token in said:
             total += math.exp(log) * (log - said[token])
-            left[0] -= math.exp(log)
-            left[1] -= math.exp(said[token])
-    p, q = max(left[0], 0.0), max(left[1], _LEAST)
-    return max(0.0, total + (p * math.log(p / q) if p > _LEAST else 0.0))
+            alone -= math.exp(said[token])
+        else:
+            missing += math.exp(log)
+    left, alone = max(left, 0.0), max(alone, 0.0)
+    others = max(1.0 - sum(map(math.exp, said.values())), _LEAST)
+    taken = min(left, (missing + left) * alone / (alone + others))  # the split that makes the divergence least
+    return max(0.0, total + _term(taken, alone) + _term(missing + left - taken, others))
+
+
+def _term(p: float, q: float) -> float:
+    return p * math.log(p / q) if p > _LEAST and q > 0 else 0.0
 
 
 def sentences(divergence: Mapping[str, Any]) -> list[str]:

@@ -31,8 +31,9 @@ svg { display: block; width: 100%; max-width: 46rem; height: auto; } svg text { 
 .curve .raw { stroke: var(--pale); } .curve .line { stroke: var(--after); }
 table { width: 100%; border-collapse: collapse; font-size: .92rem; } table.small { width: auto; min-width: 50%; }
 th, td { padding: .45rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { position: sticky; top: 0; background: var(--back); } td.number { text-align: right; white-space: nowrap; }
-td { overflow-wrap: anywhere; } .questions td { min-width: 7rem; } .questions td.mark { min-width: 0; }
+thead th { position: sticky; top: 0; background: var(--back); }
+td { overflow-wrap: anywhere; } .small td { overflow-wrap: normal; } .small td:first-child { white-space: nowrap; }
+.questions td { min-width: 7rem; } .questions td.mark { min-width: 0; }
 td.mark { white-space: nowrap; }
 .scroll { overflow-x: auto; } .filter label { margin-right: 1.25rem; cursor: pointer; }
 .notes, .case { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
@@ -40,6 +41,7 @@ td.mark { white-space: nowrap; }
 .case { padding: .9rem 1.1rem; margin: .75rem 0; } .pair { display: grid; gap: .25rem 1.5rem; margin-top: .5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); }
 .said { white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid; padding-left: .7rem; margin: .25rem 0; }
+.said span { color: var(--text); } .scroll svg { min-width: 32rem; }
 main:has(#only-wrong:checked) tr.right, main:has(#only-changed:checked) tr.same { display: none; }
 @media print { .filter { display: none; } body { max-width: none; } .case { break-inside: avoid; } }
 """

@@ -53,7 +53,7 @@ def bars(right: Mapping[str, Sequence[int]], intervals: Mapping[str, Sequence[fl
             if key in right:
                 rows.append((f"{title}, {called}", name, right[key], intervals.get(key)))
     said = "; ".join(f"{title}: {good} of {total}" for title, _, (good, total), _ in rows)
-    parts = [f'<svg viewBox="0 0 660 {30 * len(rows) + 4}" role="img" aria-label="{escape(said)}">']
+    parts = [f'<div class="scroll"><svg viewBox="0 0 660 {30 * len(rows) + 4}" role="img" aria-label="{escape(said)}">']
     for number, (title, name, (good, total), reach) in enumerate(rows):
         top = 30 * number + 5
         parts.append(
@@ -63,7 +63,7 @@ def bars(right: Mapping[str, Sequence[int]], intervals: Mapping[str, Sequence[fl
             f"{_whisker(reach, top + 10)}"
             f'<text x="532" y="{top + 15}">{good} of {total}</text>'
         )
-    return "".join(parts) + "</svg>"
+    return "".join(parts) + "</svg></div>"
 
 
 def lost(scores: Mapping[str, float]) -> str:
@@ -125,8 +125,7 @@ def habits(found: Mapping[str, Mapping[str, Any]], names: Names) -> str:
     passes = [n for n in names if n in found]
     kept = [h for h in _HABITS if any(found[n].get(h) for n in passes)]
     lines = [
-        f"<tr><td>{_HABITS[h]}</td>" + "".join(f'<td class="number">{found[n][h]:g}</td>' for n in passes) + "</tr>"
-        for h in kept
+        f"<tr><td>{_HABITS[h]}</td>" + "".join(f"<td>{found[n][h]:g}</td>" for n in passes) + "</tr>" for h in kept
     ]
     return "<h2>How it answers</h2>\n" + _small(("", *(names[n] for n in passes)), lines)
 
@@ -140,9 +139,9 @@ def card(found: Mapping[str, Any]) -> str:
             words = {side: _median(part, side) for side in ("question", "answer")}
             overlap = data.get("overlap", {}).get(name, {}).get("rows", "")
             lines.append(
-                f'<tr><td>{escape(name)}</td><td class="number">{part["rows"]}</td>'
-                f'<td class="number">{part["duplicates"]}</td><td class="number">{words["question"]}</td>'
-                f'<td class="number">{words["answer"]}</td><td class="number">{overlap}</td></tr>'
+                f"<tr><td>{escape(name)}</td><td>{part['rows']}</td>"
+                f"<td>{part['duplicates']}</td><td>{words['question']}</td>"
+                f"<td>{words['answer']}</td><td>{overlap}</td></tr>"
             )
     head = ("", "Rows", "Exact duplicates", "Words a question", "Words an answer", "Also trained")
     parts = ["<h2>Data</h2>\n" + _small(head, lines)] if lines else []
@@ -168,7 +167,8 @@ def _case(question: Mapping[str, Any], names: Names) -> str:
         tone = "good" if answer["passed"] else "bad"
         told.append(
             f'<div><span class="dim">{escape(called)}</span> {_word(answer["passed"])}'
-            f'<div class="said {tone}">{escape(answer["answer"]) or "(nothing)"}</div>{_note(answer)}</div>'
+            f'<div class="said {tone}"><span>{escape(answer["answer"]) or "(nothing)"}</span></div>'
+            f'<span class="dim">{_notes(answer)}</span></div>'
         )
     leak = f'<p class="bad">gives away: {escape(question["leak"])}</p>' if "leak" in question else ""
     return (
@@ -214,6 +214,11 @@ def _row(question: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _note(answer: Mapping[str, Any]) -> str:
+    said = _notes(answer)
+    return f'<br><span class="dim">{said}</span>' if said else ""
+
+
+def _notes(answer: Mapping[str, Any]) -> str:
     said = [answer["why"]] if "why" in answer else []
     if "reasoning_characters" in answer:
         said.append(f"{answer['reasoning_characters']} characters of reasoning")
@@ -221,7 +226,7 @@ def _note(answer: Mapping[str, Any]) -> str:
         said.append("cut off")
     if answer.get("loop"):
         said.append(f"ends in a loop: {answer['loop'][:80]}")
-    return f'<br><span class="dim">{escape("; ".join(said))}</span>' if said else ""
+    return escape("; ".join(said))
 
 
 def _small(head: Sequence[str], lines: Sequence[str]) -> str:

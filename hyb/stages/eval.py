@@ -150,7 +150,13 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     said, measured = _ask(spec, questions, passes, context)
     answers |= said
     trained = exam.trained(data, context) if spec.leaks else None
-    report = reports.build(questions, answers, bounds, exclusive=spec.exclusive, trained=trained, measured=measured)
+    try:
+        report = reports.build(questions, answers, bounds, exclusive=spec.exclusive, trained=trained, measured=measured)
+    except ValueError as error:
+        raise HybError(
+            f"the gate has {error}, which could not be measured",
+            hint="take this bound off the gate, or leave `surely` out",
+        ) from error
     document = {
         "model": model.digest, "data": data.digest, "name": _name(model, context), "max_tokens": spec.max_tokens,
         **report, "failed": reports.failed(report), "card": exam.card(model, data, context),

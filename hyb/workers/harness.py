@@ -49,7 +49,13 @@ def _one(lm_eval: Any, model: Any, manager: Any, name: str, limit: int | None, s
     }  # fmt: skip
     try:
         found = lm_eval.simple_evaluate(
-            model=model, tasks=[name], task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=False, **seeds
+            model=model,
+            tasks=[name],
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=100,
+            log_samples=False,
+            **seeds,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:  # `datasets` has an error of its own for each way
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
