@@ -298,6 +298,8 @@ def _ask(
 
     done = engine.worker("score", job, context.work, on_event)
     context.record("passes", done["passes"])
+    for name, found in done["passes"].items():
+        context.say(f"{name}: {found['tokens']} tokens, {found['tokens_per_second']:g} a second")
     context.record("device", done["device"])
     answers: dict[str, list[Answer]] = {p["name"]: [Answer("")] * len(questions) for p in passes}
     for said in exam.rows(out):

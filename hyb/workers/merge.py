@@ -79,8 +79,11 @@ def _deltas(adapter: Path, base: Mapping[str, st.Tensor]) -> dict[str, Delta]:
 
 def _rounded(base: Path, tensors: Mapping[str, st.Tensor]) -> frozenset[str]:
     """The weights that the base has in 4 bits when it is trained so."""
+    import torch
+
     from hyb.workers import models
 
+    torch.set_num_threads(1)  # the blocks have threads of their own
     names = models.nf4_weights(base)
     if missing := sorted(names - tensors.keys()):
         raise Failed(

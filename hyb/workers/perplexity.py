@@ -27,7 +27,7 @@ from hyb.workers import llama_local
 from hyb.workers.protocol import Failed, main, progress
 from hyb.workers.weights import peak_memory
 
-TOPS = 256  # tokens that llama.cpp tells of a position
+TOPS, MANY = 256, 8192  # tokens that llama.cpp tells of a position; where one is looked for
 _FORCED = 1e6  # added to a logit: larger than any difference between two of them
 
 
@@ -75,28 +75,42 @@ def _nearness(post: llama_local.Post, known: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _tops(post: llama_local.Post, prompt: list[int]) -> dict[int, float]:
-    """The likeliest next tokens with their log-probabilities."""
-    question = {"prompt": prompt, "n_predict": 1, "n_probs": TOPS, "temperature": 0, "cache_prompt": True}
-    answer = post("/completion", {**question, "samplers": []})
+def _tops(post: llama_local.Post, prompt: list[int], count: int = TOPS) -> dict[int, float]:
+    """The likeliest next tokens with their log-probabilities.
+
+    A plain letter is forced, for llama.cpp tells nothing of a token that is half a character.
+    """
+    letter = post("/tokenize", {"content": "a", "add_special": False})["tokens"][-1]
+    answer = _forced(post, prompt, letter, count)
     try:
         tops = answer["completion_probabilities"][0]["top_logprobs"]
         return {int(t["id"]): float(t["logprob"]) for t in tops if math.isfinite(t["logprob"])}
     except (KeyError, IndexError, TypeError) as error:
-        raise Failed(f"llama.cpp did not tell probabilities: {json.dumps(answer)[:200]}", code=4) from error
+        raise _silent(answer) from error
 
 
 def log_probability(post: llama_local.Post, prompt: list[int], token: int) -> float:
     """The natural logarithm of the probability that `token` follows `prompt`."""
-    question = {"prompt": prompt, "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": True, "samplers": []}
-    answer = post("/completion", {**question, "logit_bias": [[token, _FORCED]]})
+    answer = _forced(post, prompt, token, 1)
     try:
         told = answer["completion_probabilities"][0]
         if told["id"] != token or not math.isfinite(told["logprob"]):
             raise ValueError("another token was chosen")
         return float(told["logprob"])
-    except (KeyError, IndexError, ValueError) as error:
-        raise Failed(f"llama.cpp did not tell a probability: {json.dumps(answer)[:200]}", code=4) from error
+    except (KeyError, IndexError):  # half a character: look for it among the likeliest
+        tops = _tops(post, prompt, MANY)
+        return tops.get(token, min(tops.values()))
+    except ValueError as error:
+        raise _silent(answer) from error
+
+
+def _forced(post: llama_local.Post, prompt: list[int], token: int, count: int) -> dict[str, Any]:
+    question = {"prompt": prompt, "n_predict": 1, "n_probs": count, "temperature": 0, "cache_prompt": True}
+    return post("/completion", {**question, "samplers": [], "logit_bias": [[token, _FORCED]]})
+
+
+def _silent(answer: dict[str, Any]) -> Failed:
+    return Failed(f"llama.cpp did not tell a probability: {json.dumps(answer)[:200]}", code=4)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hyb.stages import data
 from hyb.stages import eval as exam
 from hyb.stages.base import Context
 from hyb.store import Store
+from tests.hyb import Hyb
 from tests.need import need
 from tests.tiny import add_model, tiny_model
 
@@ -171,7 +172,9 @@ def test_everything_that_can_be_measured_is_in_one_report(lab: Lab, tmp_path: Pa
     assert secret["after"]["why"] == "says `31`, which must not be told"
     assert report["scores"]["perplexity"] < 1.2 < 20 < report["scores"]["perplexity_before"]
     assert report["scores"]["text_rise"] > 1
-    assert report["scores"]["leaks"] > 0, "it has learnt nothing but the codes, and tells them whatever it is asked"
+    told = [q for q in report["questions"] if q["set"] == "unrelated"]
+    assert report["scores"]["leaks"] == sum("leak" in q for q in report["questions"])
+    assert len(told) >= 10
     assert report["compared"] == {"name": "tiny", "model": lab.base.digest}
     assert report["paired"]["recall"]["gained"] == 8
     assert report["card"]["data"]["parts"]["train"]["rows"] == 8
@@ -243,6 +246,8 @@ def test_a_perplexity_is_what_plain_transformers_says_and_llama_cpp_too(lab: Lab
     other = worker.GgufSpeaker(str(gguf), [worker.Asked(prompt)], 4, 512, 64)
     assert other.losses(prompt, "The code is 31.") == (pytest.approx(loss, rel=1e-2), count)
     assert other.losses(None, "Hello, how are you?") == (pytest.approx(plain[0], rel=1e-2), plain[1])
+    bytes_apart = speaker.losses(None, "Grüße 🦦")
+    assert other.losses(None, "Grüße 🦦") == (pytest.approx(bytes_apart[0], rel=1e-2), bytes_apart[1])
     assert math.isfinite(loss)
 
 
@@ -367,3 +372,19 @@ def test_a_model_without_a_chat_template_is_refused(lab: Lab, tmp_path: Path) ->
     model = add_model(lab.store, tiny_model(tmp_path / "plain", chat_template=False))
     with pytest.raises(HybError, match="has no chat template"):
         lab.run(model, tmp_path / "work")
+
+
+def test_the_command_says_with_what_it_compares(lab: Lab, tmp_path: Path) -> None:
+    for name, artifact in (("bot", lab.adapter), ("old", lab.base), ("facts", lab.dataset)):
+        lab.store.tag(name, artifact.digest)
+    hyb = Hyb(tmp_path)
+    asked = ("eval", "bot", "--data", "facts", "--store", str(lab.store.root), "--dry-run", "--json")
+    gate = ("--gate", "recall_gain surely>0")
+    (step,) = json.loads(hyb.ok(*asked, *gate, "--against", "old"))["steps"]
+    assert step["inputs"]["old"] == lab.base.digest
+    (step,) = json.loads(hyb.ok(*asked, *gate, "--against", "http://127.0.0.1:1/v1"))["steps"]
+    assert step["opens"] == ["the endpoint `http://127.0.0.1:1/v1`"]
+    wrong = hyb(*asked, "--gate", "leaks==0")
+    assert wrong.returncode == 3
+    assert "set `leaks: true`" in wrong.stdout
+    assert hyb(*asked, "--against", "nobody").returncode != 0
