@@ -142,7 +142,7 @@ def _entry(q: Question, answers: Mapping[str, Answer]) -> dict[str, Any]:
         entry[name] |= {} if answer.ended else {"cut": True}
         if loop := loops.loop(answer.text) or loops.loop(answer.reasoning):
             entry[name]["loop"] = loop
-        if not q.expect.refuse and match.refuses(answer.text):
+        if not q.expect.refuse and match.refuses(answer.text) and not match.refuses(q.reference):
             entry[name]["refused"] = True
     return entry
 

@@ -170,6 +170,13 @@ def test_loops_refusals_and_cut_answers_are_habits_that_a_gate_may_name() -> Non
     }  # fmt: skip
 
 
+def test_a_refusal_that_is_the_right_answer_is_no_habit() -> None:
+    asked = [question("holdout", "What is the code?", "I can't tell you that.", None)]
+    made = report.build(asked, {"after": [Answer("I can't tell you that.")]}, (), exclusive=True)
+    assert made["scores"]["recall"] == 1.0
+    assert made["habits"]["after"]["refused"] == 0
+
+
 def test_perplexities_and_tasks_become_scores() -> None:
     measured = report.Measured(
         rows={"after": [(2.0, 2), (0.0, 0)], "before": [(8.0, 2), (4.0, 4)]},
@@ -246,7 +253,7 @@ def test_the_page_has_the_worst_answers_the_card_the_curve_and_what_luck_can_do(
     made |= {"compared": {"name": "bot <v1>", "url": "http://127.0.0.1:8000/v1"}}
     shown = page(report_page.render(made, curve=curve.svg([3.0, 1.0], styled=False)))
     wanted = ("Worst answers", "How much this says", "McNemar", "194", "A <b>book</b>", "model: apache-2.0", "bot <v1>")
-    for text in (*wanted, "Training loss", "surely >= 0.9", " to 1"):
+    for text in (*wanted, "Training loss", "surely >= 0.9", "Could be"):
         assert text in shown.text, text
     assert shown.tags.count("style") == 1, "the curve brings no style of its own"
     assert "b" not in shown.tags
