@@ -22,6 +22,7 @@ MODULES = {
     "bitsandbytes",
     "xllamacpp",
     "openai",
+    "lm_eval",
     "jsonschema",
     "kubernetes_validate",
 }

@@ -136,6 +136,26 @@ def nf4_config(compute: torch.dtype) -> Any:
     )
 
 
+def nf4_weights(folder: str | Path) -> set[str]:
+    """The names of the weights that `load_causal_lm` keeps in 4 bits: of every linear layer but the head."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(load_config(folder))
+    head = model.get_output_embeddings()
+    linear = (n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    return {f"{name}.weight" for name in linear}
+
+
+def nf4_values(weight: torch.Tensor) -> torch.Tensor:
+    """What a weight is as NF4 with double quantization: the same numbers, bit by bit, that `nf4_config` trains on."""
+    import bitsandbytes
+
+    packed, state = bitsandbytes.functional.quantize_4bit(
+        weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4"
+    )
+    values: torch.Tensor = bitsandbytes.functional.dequantize_4bit(packed, state)
+    return values
+
+
 def cure_cpu_packing(model: Any) -> int:
     """Switch off the repacking that loses gradients (see above). Returns how many layers have it off."""
     layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
