@@ -89,7 +89,7 @@ def peer(path: Path) -> None:
     import transformers
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-    from hyb.workers import labels, models, sft
+    from hyb.workers import labels, lora, models
 
     settings = json.loads(path.read_text())
     device = models.pick_device()
@@ -99,7 +99,7 @@ def peer(path: Path) -> None:
     encoder = labels.Encoder(tokenizer, models.stop_ids(model, tokenizer))
     found = labels.encode(rows, encoder, max_length=512, long="error").examples
     transformers.set_seed(0)
-    model, _ = sft.add_lora(model, settings)
+    model, _ = lora.add_lora(model, settings)
     clock: dict[str, float] = {}
 
     class Clock(TrainerCallback):  # type: ignore[misc]

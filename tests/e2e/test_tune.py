@@ -154,7 +154,7 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
     """Against transformers' own loss: padded batch, attention mask, full logits."""
     import torch
 
-    from hyb.workers import labels, models, sft
+    from hyb.workers import labels, lora, models, sft
 
     model = models.load_causal_lm(base, device="cpu")
     tokenizer = models.load_tokenizer(base)
@@ -168,7 +168,7 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
             attention_mask=torch.tensor([[1] * (width - p) + [0] * p for p in pad]),
             labels=torch.tensor([[*e.labels, *[-100] * p] for e, p in zip(encoded.examples, pad, strict=True)]),
         ).loss
-    adapted, _ = sft.add_lora(model, job(base, tmp_path))
+    adapted, _ = lora.add_lora(model, job(base, tmp_path))
     run = sft.Run(job(base, tmp_path), adapted, torch.device("cpu"), encoded.examples)
     count = sum(label != -100 for e in encoded.examples for label in e.labels)
     ours = run.loss_sum(list(encoded.examples)) / count
@@ -189,7 +189,7 @@ def adapted(base: Path, tmp_path: Path, *, dequantised: bool, cured: bool = True
     import bitsandbytes as bnb
     import torch
 
-    from hyb.workers import models, sft
+    from hyb.workers import lora, models
 
     four = models.load_causal_lm(base, quantize="nf4", device="cpu")
     model = four
@@ -204,7 +204,7 @@ def adapted(base: Path, tmp_path: Path, *, dequantised: bool, cured: bool = True
             if isinstance(layer, bnb.nn.Linear4bit):
                 layer.support_avx512bf16_for_cpu = bnb.functional.has_avx512bf16()
     torch.manual_seed(1)
-    model, _ = sft.add_lora(model, job(base, tmp_path))
+    model, _ = lora.add_lora(model, job(base, tmp_path))
     model.eval()
     with torch.no_grad():
         model(input_ids=torch.arange(3, 35).reshape(2, 16))
@@ -215,7 +215,7 @@ def gradient(model: Any, base: Path, tmp_path: Path, *, fresh: bool = False) -> 
     """The LoRA gradient of one batch, all layers in a row."""
     import torch
 
-    from hyb.workers import labels, models, sft
+    from hyb.workers import labels, lora, models, sft
 
     tokenizer = models.load_tokenizer(base)
     encoded = labels.encode(rows(), labels.Encoder(tokenizer, [tokenizer.eos_token_id]), max_length=99, long="error")
@@ -227,7 +227,7 @@ def gradient(model: Any, base: Path, tmp_path: Path, *, fresh: bool = False) -> 
     model.train()
     run.loss_sum(list(encoded.examples)).backward()
     if fresh:
-        sft.check_gradients(run.trainable)
+        lora.check_gradients(run.trainable)
     return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in run.trainable.values()])
 
 
@@ -427,27 +427,27 @@ def test_a_gguf_is_refused_before_anything_is_started(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_to_almost_nothing() -> None:
-    from hyb.workers import sft
+    from hyb.workers import schedule
 
-    rates = [sft.learning_rate(step, 20, 1.0, 0.1) for step in range(20)]
+    rates = [schedule.learning_rate(step, 20, 1.0, 0.1) for step in range(20)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rates[-1] == pytest.approx(1 / 18)
-    assert [sft.learning_rate(step, 2, 1.0, 0.0) for step in range(2)] == [1.0, 0.5]
+    assert [schedule.learning_rate(step, 2, 1.0, 0.0) for step in range(2)] == [1.0, 0.5]
 
 
 def test_every_row_is_in_one_step_of_an_epoch_and_like_lengths_are_together() -> None:
-    from hyb.workers import labels, sft
+    from hyb.workers import batches, labels
 
     examples = tuple(labels.Example((i,) * (1 + i * 37 % 50), (i,) * (1 + i * 37 % 50), str(i)) for i in range(101))
 
     def padding(steps: list[list[labels.Example]]) -> int:
         return sum(max(len(e.ids) for e in step) * len(step) - sum(len(e.ids) for e in step) for step in steps)
 
-    grouped, plain = (sft.batches(examples, 8, 3, group) for group in (True, False))
+    grouped, plain = (batches.steps(examples, 8, 3, group) for group in (True, False))
     for steps in (grouped, plain):
         assert sorted(int(e.where) for step in steps for e in step) == list(range(101))
         assert len(steps) == 13
     assert padding(grouped) * 4 < padding(plain)
-    assert grouped == sft.batches(examples, 8, 3, True)
-    assert grouped != sft.batches(examples, 8, 4, True)
+    assert grouped == batches.steps(examples, 8, 3, True)
+    assert grouped != batches.steps(examples, 8, 4, True)
