@@ -20,7 +20,7 @@ from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 
 SUMMARY = "fine-tune a model on a data set (LoRA, 4-bit or not)"
-REVISION = 1
+REVISION = 2
 
 CHECKPOINT_SECONDS = 60.0
 MODULES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
@@ -38,6 +38,10 @@ class Spec(StageSpec):
     stage: Literal["tune"] = "tune"
     model: Annotated[str, Ref("model")]
     data: Annotated[str, Ref("dataset")]
+    method: Literal["sft", "dpo"] = "sft"
+    """sft: learn the answers. dpo: learn which of two answers is better, from rows with `chosen` and `rejected`."""
+    beta: float = Field(0.1, gt=0, le=100)
+    """dpo: how strongly the model is held to the base; more holds it closer."""
     quantize: Literal["nf4", "none"] = "nf4"
     """nf4: the base in 4 bits with double quantization. none: bfloat16 on CUDA, float32 on the CPU."""
     rank: int = Field(16, ge=1, le=4096)
@@ -46,9 +50,17 @@ class Spec(StageSpec):
     targets: str | list[str] = "all-linear"
     """`all-linear` (the head left out) or names of linear layers, as `q_proj`."""
     rslora: bool = False
+    dora: bool = False
+    """Train the length of each weight's rows apart from their direction (DoRA): slower, at times better."""
+    neftune: float = Field(0.0, ge=0, le=1000)
+    """Noise on the embeddings while training (NEFTune's alpha; 5 is usual)."""
     lr: float = Field(2e-4, gt=0, le=1)
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of all steps over which the learning rate rises; then it falls in a line."""
+    """Share of all steps over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    """How the rate goes on: down in a line, down in half a cosine, level and down in a line at the end, or level."""
+    decay: float = Field(0.2, gt=0, le=1)
+    """wsd: share of all steps over which the rate falls."""
     epochs: float = Field(3, gt=0, le=1000)
     batch: int = Field(8, ge=1)
     """Rows that are computed at once."""
@@ -62,6 +74,15 @@ class Spec(StageSpec):
     """For a model whose template has `<think>`. "": every answer must come with its reasoning. keep: answers without
     reasoning are trained with an empty one. empty: the model learns to answer without reasoning."""
     seed: int = Field(0, ge=0, lt=2**32)
+    patience: int = Field(0, ge=0)
+    """Looks at the held-out loss without a better one after which training stops; the best adapter is kept. 0: never
+    look."""
+    evaluate_every: float = Field(0.5, gt=0, le=1000)
+    """Epochs between two looks."""
+    deterministic: bool = False
+    """Refuse kernels that don't give the same bits each time. On the CPU none is used anyway."""
+    gpus: int = Field(1, ge=1, le=64)
+    """Processes that share each step, one a GPU of this machine."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     group_by_length: bool = True
     """Rows of like length in one step: less padding."""
@@ -81,6 +102,8 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
     model, data = inputs.get(spec.model), inputs.get(spec.data)
     if model is not None:
         _trainable(model)
+    if data is not None:
+        _usable(spec, data)
     parameters = model.meta.get("parameters") if model else None
     rows = data.meta.get("counts", {}).get("train") if data else None
     base = "4-bit (NF4) base" if spec.quantize == "nf4" else "unquantised base"
@@ -124,12 +147,15 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     """Train, and store the adapter with its metrics and loss curve. Raises HybError."""
     model, data = inputs[spec.model], inputs[spec.data]
     _trainable(model)
+    _usable(spec, data)
     engine.require(MODULES, "tune", "tune")
     store, out = context.store, context.work / "out"
-    train = store.view(data) / data.file("train.jsonl").path
+    rows = store.view(data)
+    heldout = rows / "holdout.jsonl"
     job = {
         **spec.model_dump(exclude={"stage", "model", "data"}),
-        "model": str(store.view(model)), "train": str(train), "out": str(out),
+        "model": str(store.view(model)), "train": str(rows / "train.jsonl"),
+        "heldout": str(heldout) if heldout.exists() else "", "out": str(out),
         "checkpoints": str(context.work / "checkpoints"), "name": model.meta.get("name") or short(model.digest),
         "checkpoint_seconds": CHECKPOINT_SECONDS, "checkpoint_steps": 0,
     }  # fmt: skip
@@ -141,7 +167,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     files = [modelpack.file(p.name, store.add_file(p, how="move")) for p in sorted(out.iterdir())]
     meta = {
         "base": model.digest, "data": data.digest, "rank": spec.rank, "alpha": spec.alpha, "quantize": spec.quantize,
-        "think": spec.think, "steps": done["steps"], "loss": done["loss"], "target_modules": done["targets"],
+        "think": spec.think, "method": spec.method, "steps": done["steps"], "loss": done["loss"], "target_modules": done["targets"],
     }  # fmt: skip
     config = modelpack.config(files, name=job["name"] + "-lora", architecture="lora", format="safetensors")
     return store.add_artifact("adapter", files, meta=meta, needs=[model.digest], config=config)
@@ -154,6 +180,16 @@ def _trainable(model: Artifact) -> None:
             f"model `{model.meta.get('name') or short(model.digest)}` is {model.meta.get('format', 'unknown')}; "
             "only safetensors can be trained on",
             hint="pull the model's safetensors version; export makes a GGUF from what was trained",
+        )
+
+
+def _usable(spec: Spec, data: Artifact) -> None:
+    """Raise HybError for a data set that lacks what the spec asks of it."""
+    counts = data.meta.get("counts", {})
+    if spec.patience and counts.get("holdout") == 0:
+        raise HybError(
+            f"`patience` stops by the held-out loss, and data set `{spec.data}` holds nothing out",
+            hint="give the data stage a `holdout`, or leave `patience` out",
         )
 
 

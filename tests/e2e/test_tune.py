@@ -75,7 +75,9 @@ def job(base: Path, folder: Path, data: list[dict[str, Any]] | None = None, **ch
         "checkpoints": str(folder / "checkpoints"), "quantize": "nf4", "rank": 8, "alpha": 16.0, "dropout": 0.0,
         "targets": "all-linear", "rslora": False, "lr": 1e-2, "warmup": 0.1, "epochs": 8.0, "batch": 4, "grad_accum": 1,
         "max_length": 128, "long": "error", "think": "", "seed": 0, "gradient_checkpointing": "auto",
-        "group_by_length": True, "device": "cpu", "checkpoint_seconds": 1e9, "checkpoint_steps": 0, **changed,
+        "group_by_length": True, "device": "cpu", "method": "sft", "beta": 0.1, "dora": False, "neftune": 0.0,
+        "schedule": "linear", "decay": 0.2, "patience": 0, "evaluate_every": 0.5, "deterministic": False, "gpus": 1,
+        "heldout": "", "checkpoint_seconds": 1e9, "checkpoint_steps": 0, **changed,
     }  # fmt: skip
 
 
@@ -154,7 +156,8 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
     """Against transformers' own loss: padded batch, attention mask, full logits."""
     import torch
 
-    from hyb.workers import labels, lora, models, sft
+    from hyb.workers import labels, lora, models
+    from hyb.workers.padded import Padded
 
     model = models.load_causal_lm(base, device="cpu")
     tokenizer = models.load_tokenizer(base)
@@ -169,9 +172,8 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
             labels=torch.tensor([[*e.labels, *[-100] * p] for e, p in zip(encoded.examples, pad, strict=True)]),
         ).loss
     adapted, _ = lora.add_lora(model, job(base, tmp_path))
-    run = sft.Run(job(base, tmp_path), adapted, torch.device("cpu"), encoded.examples)
     count = sum(label != -100 for e in encoded.examples for label in e.labels)
-    ours = run.loss_sum(list(encoded.examples)) / count
+    ours = Padded(adapted, torch.device("cpu")).total(encoded.examples) / count
     assert float(ours.detach()) == pytest.approx(float(theirs), rel=1e-5)
 
 
@@ -215,20 +217,21 @@ def gradient(model: Any, base: Path, tmp_path: Path, *, fresh: bool = False) -> 
     """The LoRA gradient of one batch, all layers in a row."""
     import torch
 
-    from hyb.workers import labels, lora, models, sft
+    from hyb.workers import labels, lora, models
+    from hyb.workers.padded import Padded
 
     tokenizer = models.load_tokenizer(base)
     encoded = labels.encode(rows(), labels.Encoder(tokenizer, [tokenizer.eos_token_id]), max_length=99, long="error")
-    run = sft.Run(job(base, tmp_path), model, torch.device("cpu"), encoded.examples)
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     generator = torch.Generator().manual_seed(2)
-    for name, parameter in run.trainable.items():
+    for name, parameter in trainable.items():
         if "lora_B" in name and not fresh:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     model.train()
-    run.loss_sum(list(encoded.examples)).backward()
+    Padded(model, torch.device("cpu")).total(encoded.examples).backward()
     if fresh:
-        lora.check_gradients(run.trainable)
-    return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in run.trainable.values()])
+        lora.check_gradients(trainable)
+    return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in trainable.values()])
 
 
 def cosine(a: Any, b: Any) -> float:
@@ -275,7 +278,7 @@ def killed(folder: Path, work_job: dict[str, Any], after: int) -> None:
         assert child.stdin
         for line in child.stdout:
             event = json.loads(line)
-            if event["event"] == "progress" and event["done"] >= after:
+            if event["event"] == "progress" and event["task"] == "tune" and event["done"] >= after:
                 os.kill(child.pid, signal.SIGKILL)
                 break
         child.stdout.close()
@@ -335,16 +338,6 @@ def test_only_the_targets_asked_for_are_adapted(base: Path, tmp_path: Path) -> N
     assert work(base, tmp_path, targets=["v_proj", "q_proj"], epochs=1.0)["targets"] == ["q_proj", "v_proj"]
     with safe_open(str(tmp_path / "out" / "adapter_model.safetensors"), "pt") as weights:
         assert {key.split(".")[-3] for key in weights.keys()} == {"q_proj", "v_proj"}  # noqa: SIM118
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(base: Path, tmp_path: Path) -> None:
-    from hyb.workers.protocol import Failed
-
-    with pytest.raises(Failed, match="the loss is no number any more at step") as failure:
-        work(base, tmp_path, lr=1e30, checkpoint_steps=1)
-    assert "lower `lr`" in failure.value.fields["hint"]
-    assert list((tmp_path / "checkpoints").glob("step-*"))
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_no_model_is_refused(base: Path, tmp_path: Path) -> None:
