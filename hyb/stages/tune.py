@@ -167,7 +167,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     files = [modelpack.file(p.name, store.add_file(p, how="move")) for p in sorted(out.iterdir())]
     meta = {
         "base": model.digest, "data": data.digest, "rank": spec.rank, "alpha": spec.alpha, "quantize": spec.quantize,
-        "think": spec.think, "method": spec.method, "steps": done["steps"], "loss": done["loss"], "target_modules": done["targets"],
+        "think": spec.think, "method": spec.method, "steps": done["steps"], "loss": done["loss"],
+        "target_modules": done["targets"],
     }  # fmt: skip
     config = modelpack.config(files, name=job["name"] + "-lora", architecture="lora", format="safetensors")
     return store.add_artifact("adapter", files, meta=meta, needs=[model.digest], config=config)
