@@ -16,19 +16,18 @@ Job: `model`, `train`, `out`, `checkpoints` (paths), `name` (of the model, goes 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from hyb import digest as dg
-from hyb.workers import batches, checkpoints, labels, lora, loss, models, protocol, schedule
+from hyb.workers import batches, checkpoints, labels, lora, memory, models, protocol, schedule
+from hyb.workers.net import Net, Speed
 from hyb.workers.protocol import Failed
 
 CLIP = 1.0  # largest norm of the gradient
@@ -51,9 +50,11 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     model = models.load_causal_lm(job["model"], quantize=job["quantize"], device=device)
     size = models.parameters(model)
     model, targets = lora.add_lora(model, job)
-    run = Run(job, model, device, data.examples)
-    if use_checkpointing(job, model, device, size, run.widest):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    longest = sorted(len(e.ids) for e in data.examples)[-job["batch"] * job["grad_accum"] :]
+    plan = make_plan(job, model, device, size, longest)
+    net = Net(model, device, Speed(**job.get("speed", {})), plan, noisy=bool(job["dropout"]))
+    run = Run(job, net, data.examples)
+    levers = net.install(sorted(data.examples, key=lambda e: (len(e.ids), e.ids)))
     resumed = run.resume()
     begun = time.monotonic()
     try:
@@ -61,7 +62,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     except torch.cuda.OutOfMemoryError as error:
         raise Failed(
             "the GPU's memory does not suffice for this batch",
-            hint="lower `batch` and raise `grad_accum` as much, or set `gradient_checkpointing: on`",
+            hint="give fewer tokens to a micro-step (`pack: 2048`), or set `gradient_checkpointing: full`",
         ) from error
     seconds = time.monotonic() - begun
     out = Path(job["out"])
@@ -74,28 +75,24 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
         "seconds": round(seconds, 3), "tokens": run.tokens,
         "tokens_per_second": round(run.tokens / max(seconds, 1e-9), 1),
-        "peak_memory": models.peak_memory(device), "device": _device_name(device), "resumed_from_step": resumed,
+        "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device), "device": _device_name(device), "resumed_from_step": resumed,
         "trainable_parameters": sum(p.numel() for p in run.trainable.values()), "parameters": size,
     }  # fmt: skip
 
 
-def use_checkpointing(job: dict[str, Any], model: Any, device: torch.device, size: int, widest: int) -> bool:
-    """Whether to recompute activations in the backward pass: slower by a third, for a fraction of the memory.
+def make_plan(job: dict[str, Any], model: Any, device: torch.device, size: int, rows: list[int]) -> memory.Plan:
+    """How the run uses this machine's memory; `rows`: tokens of the longest rows of a step."""
+    shape = memory.Shape.of(model.config.get_text_config(), model.dtype.itemsize, fusing(job))
+    return memory.plan(
+        shape, device=device.type, free=models.free_memory(device), parameters=size, pack=job.get("pack", "auto"),
+        mode=job["gradient_checkpointing"], resident=job.get("speed", {}).get("resident", "auto"),
+        quantized=job["quantize"] == "nf4" and fusing(job), rows=rows, batch=job["batch"],
+    )  # fmt: skip
 
-    `auto`: on the CPU for models over 500 M parameters; on CUDA when the activations of the widest batch (an estimate)
-    would take more than 60 % of what is free.
-    """
-    if job["gradient_checkpointing"] != "auto":
-        return bool(job["gradient_checkpointing"] == "on")
-    if device.type == "cpu":
-        return size > 500_000_000
-    c = model.config.get_text_config()
-    a_token = (
-        2
-        * c.num_hidden_layers
-        * (16 * c.hidden_size + 5 * (getattr(c, "intermediate_size", None) or 4 * c.hidden_size))
-    )
-    return bool(widest * (a_token + 4 * c.vocab_size) > 0.6 * models.free_memory(device))
+
+def fusing(job: dict[str, Any]) -> bool:
+    """Whether LoRA is computed as one function."""
+    return bool(job.get("speed", {}).get("fused", True)) and not job["dropout"]
 
 
 # -- the run ---------------------------------------------------------------------------------------------------------
@@ -106,32 +103,26 @@ class Run:
     """A training run: what changes from step to step, and how."""
 
     job: dict[str, Any]
-    model: Any
-    device: torch.device
+    net: Net
     examples: tuple[labels.Example, ...]
     metrics: list[dict[str, float]] = field(default_factory=list)
     tokens: int = 0  # real (not pad) tokens of this process's steps
 
     def __post_init__(self) -> None:
+        self.model, self.device = self.net.model, self.net.device
         self.trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.trainable.values(), lr=self.job["lr"], betas=BETAS, weight_decay=0.0, fused=self.device.type == "cuda"
+            self.trainable.values(), lr=self.job["lr"], betas=BETAS, weight_decay=0.0, fused=True
         )
         self.per_epoch = -(-len(self.examples) // self.rows_a_step)
         self.total = max(1, math.ceil(self.per_epoch * self.job["epochs"]))
         settings = {k: v for k, v in self.job.items() if k not in NOT_THE_RESULT}
         self.fingerprint = dg.of_json({**settings, "examples": [[e.ids, e.labels] for e in self.examples]})
-        self.head = loss.AnswerHead(self.model.get_output_embeddings())
 
     @property
     def rows_a_step(self) -> int:
         """Sequences that one optimizer step sees."""
         return int(self.job["batch"] * self.job["grad_accum"])
-
-    @property
-    def widest(self) -> int:
-        """Tokens of the largest micro-batch, padding counted."""
-        return int(max(len(e.ids) for e in self.examples) * min(self.job["batch"], len(self.examples)))
 
     def train(self) -> None:
         """All steps that are left, a checkpoint now and then. Raises Failed when training went wrong."""
@@ -154,15 +145,16 @@ class Run:
 
     def step(self, step: int, rows: list[labels.Example], look: bool) -> dict[str, float]:
         """One optimizer step; its line of metrics. `look`: check that the gradient reaches all layers."""
-        count = sum(label != labels.IGNORED for e in rows for label in e.labels)
-        total = 0.0
-        for i in range(0, len(rows), self.job["batch"]):
-            part = self.loss_sum(rows[i : i + self.job["batch"]]) / count
-            part.backward()
-            total += float(part.detach())
+        count = batches.labelled(rows)
+        loss = torch.zeros((), device=self.device)
+        for part in self.net.split(rows, self.job["batch"]):
+            share = self.net.total(part) / count
+            share.backward()
+            loss += share.detach()
         if look:
             lora.check_gradients(self.trainable)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trainable.values(), CLIP))
+        length = torch.nn.utils.clip_grad_norm_(self.trainable.values(), CLIP)
+        total, norm = torch.stack([loss, length]).tolist()  # the one time that a step waits for the device
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise Failed(
                 f"the loss is no number any more at step {step + 1} (loss {total}, gradient norm {norm})",
@@ -175,19 +167,6 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens += sum(len(e.ids) for e in rows)
         return {"step": step + 1, "loss": round(total, 6), "lr": rate, "grad_norm": round(norm, 6)}
-
-    def loss_sum(self, rows: list[labels.Example]) -> torch.Tensor:
-        """The sum of the cross-entropy over the labelled tokens of a micro-batch; a scalar with its gradient."""
-        width = max(len(e.ids) for e in rows)
-        ids = torch.tensor([[*e.ids, *[0] * (width - len(e.ids))] for e in rows], device=self.device)
-        wanted = torch.tensor(
-            [[*e.labels, *[labels.IGNORED] * (width - len(e.labels))] for e in rows], device=self.device
-        )
-        wanted = F.pad(wanted[:, 1:], (0, 1), value=labels.IGNORED)  # position t says token t + 1
-        autocast = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
-        with autocast, self.head.only(wanted != labels.IGNORED):
-            logits = self.model(input_ids=ids, use_cache=False).logits
-        return F.cross_entropy(logits.float(), wanted[wanted != labels.IGNORED], reduction="sum")
 
     def tell(self, done: int, seconds: float) -> None:
         """Progress: loss, real tokens per second, memory. Who shows it adds the time left."""
