@@ -29,6 +29,7 @@ MODULES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safet
 _CPU_FLOPS = 150e9  # floating point operations per second that training reaches on two cores, float32
 _TOKENS_A_ROW = 64  # of a short question and its answer
 _FIXED_MEMORY = 0.6e9  # bytes: Python, torch and the libraries
+_CALLED: dict[str | bool, str] = {"on": "full", "off": "none", True: "full", False: "none"}
 _LARGE = 500_000_000  # parameters; above, activations are computed twice on the CPU
 
 
@@ -83,10 +84,15 @@ class Spec(StageSpec):
     """Refuse kernels that don't give the same bits each time. On the CPU none is used anyway."""
     gpus: int = Field(1, ge=1, le=64)
     """Processes that share each step, one a GPU of this machine."""
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    gradient_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
     group_by_length: bool = True
     """Rows of like length in one step: less padding."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _mode(cls, value: Any) -> Any:
+        return _CALLED.get(value, value) if isinstance(value, (str, bool)) else value
 
     @field_validator("targets")
     @classmethod
@@ -131,16 +137,26 @@ def memory_bytes(parameters: int, spec: Spec) -> int:
     base = parameters * (2.3 if spec.quantize == "nf4" else 4.0)  # nf4: the 16-bit file is resident while it is read
     tokens = spec.batch * min(spec.max_length, _TOKENS_A_ROW)
     a_token = 3.2e6 * (parameters / 135e6) ** 0.72
-    if spec.gradient_checkpointing == "on" or (spec.gradient_checkpointing == "auto" and parameters > _LARGE):
+    if spec.gradient_checkpointing in ("selective", "full") or (
+        spec.gradient_checkpointing == "auto" and parameters > _LARGE
+    ):
         a_token /= 4
     return int(_FIXED_MEMORY + base + 4 * adapter_bytes(parameters, spec.rank) + tokens * a_token)
 
 
 def cpu_seconds(parameters: int, rows: int, spec: Spec) -> float:
     """About the seconds on two cores. A frozen base costs 4 operations a parameter and token, 6 when computed twice."""
-    twice = spec.gradient_checkpointing == "on" or (spec.gradient_checkpointing == "auto" and parameters > _LARGE)
+    twice = spec.gradient_checkpointing in ("selective", "full") or (
+        spec.gradient_checkpointing == "auto" and parameters > _LARGE
+    )
     tokens = rows * spec.epochs * min(spec.max_length, _TOKENS_A_ROW)
-    return 15 + tokens * (6 if twice else 4) * parameters / _CPU_FLOPS
+    return 15 + tokens * (6 if _twice(spec, parameters) else 4) * parameters / _CPU_FLOPS
+
+
+def _twice(spec: Spec, parameters: int) -> bool:
+    """Whether activations are computed twice."""
+    mode = spec.gradient_checkpointing
+    return mode in ("selective", "full") or (mode == "auto" and parameters > _LARGE)
 
 
 def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hyb.workers import checkpoints, labels, models
+from hyb.workers import checkpoints, labels, memory, models
 from hyb.workers.protocol import Failed
 
 WINDOW = 5  # steps
@@ -46,9 +47,14 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
+def halved(plan: memory.Plan, tokens: Sequence[int]) -> memory.Plan:
+    """A plan with micro-steps of half the tokens; `tokens`: of the rows of the largest one."""
+    return replace(plan, pack=max(*tokens, sum(tokens) // 2)) if plan.pack else plan
+
+
 def too_large(device: torch.device, batch: int) -> Failed:
     """The error for a micro-batch of `batch` rows that can't be computed."""
     return Failed(
         f"the memory does not suffice for {batch} row(s) at once: {models.room(device)}",
-        hint="lower `batch` and raise `grad_accum` as much, lower `max_length`, or set `gradient_checkpointing: on`",
+        hint="lower `pack` (tokens to a micro-step) or `max_length`, or set `gradient_checkpointing: full`",
     )

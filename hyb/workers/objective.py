@@ -7,23 +7,24 @@ the sum over its micro-steps and processes divided by its weight, so neither the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from hyb.workers.labels import IGNORED, Example
+from hyb.workers import batches
+from hyb.workers.labels import Example
+from hyb.workers.net import Net
 from hyb.workers.noise import Noise
 
 
 class Answers:
     """The mean cross-entropy over the tokens of all answers."""
 
-    def __init__(self, net: Any, noise: Noise) -> None:
+    def __init__(self, net: Net, noise: Noise) -> None:
         self.net, self.noise = net, noise
 
     def weight(self, rows: Sequence[Example]) -> int:
-        """How many tokens are learnt; the first of a row never is, nothing stands before it."""
-        return sum(label != IGNORED for e in rows for label in e.labels[1:])
+        """How many tokens are learnt."""
+        return batches.labelled(rows)
 
     def loss_sum(self, rows: Sequence[Example]) -> torch.Tensor:
         """A scalar with its gradient."""

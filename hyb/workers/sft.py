@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hyb.workers import dpo, labels, lora, models, protocol, ranks, sound, training
+from hyb.workers import dpo, labels, lora, memory, models, protocol, ranks, sound, training
 from hyb.workers.heldout import HeldOut
+from hyb.workers.net import Net, Speed
 from hyb.workers.noise import Noise
 from hyb.workers.objective import Answers
-from hyb.workers.padded import Padded
 from hyb.workers.protocol import Failed
 
 METRICS = ("step", "loss", "lr", "grad_norm", "heldout_loss")
@@ -43,11 +43,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     size = models.parameters(model)
     sound.check_loaded(job, model)
     model, targets = lora.add_lora(model, job)
-    net, noise = Padded(model, device), Noise(model, job["neftune"])
+    longest = sorted(len(e.ids) for e in data.examples)[-job["batch"] * job["grad_accum"] :]
+    plan, random = make_plan(job, model, device, size, longest), bool(job["dropout"] or job["neftune"])
+    net, noise = Net(model, device, Speed(**job.get("speed", {})), plan, noisy=random), Noise(model, job["neftune"])
     objective = dpo.Preferences(net, noise, job["beta"]) if job["method"] == "dpo" else Answers(net, noise)
     run = training.Run(job, net, objective, data.examples, heldout)
-    if use_checkpointing(job, model, device, size, run.widest):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    sequences = [row for e in data.examples for row in ((e.better, e.worse) if job["method"] == "dpo" else (e,))]
+    levers = net.install(sorted(sequences, key=lambda e: (len(e.ids), e.ids)))
     resumed = run.resume()
     begun = time.monotonic()
     run.train()
@@ -64,7 +66,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "targets": targets, "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
         "seconds": round(seconds, 3), "tokens": run.tokens,
         "tokens_per_second": round(run.tokens / max(seconds, 1e-9), 1),
-        "peak_memory": models.peak_memory(device), "device": _device_name(device), "resumed_from_step": resumed,
+        "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device),
+        "device": _device_name(device), "resumed_from_step": resumed,
         "trainable_parameters": sum(p.numel() for p in run.trainable.values()), "parameters": size,
         "heldout": dict(zip(("step", "loss"), heldout.best, strict=True)) if heldout.seen else {},
     }  # fmt: skip
@@ -113,23 +116,19 @@ def answered(row: dict[str, Any]) -> bool:
     return "messages" not in row or any(m["role"] == "assistant" and m.get("train", True) for m in row["messages"])
 
 
-def use_checkpointing(job: dict[str, Any], model: Any, device: torch.device, size: int, widest: int) -> bool:
-    """Whether to recompute activations in the backward pass: slower by a third, for a fraction of the memory.
+def make_plan(job: dict[str, Any], model: Any, device: torch.device, size: int, rows: list[int]) -> memory.Plan:
+    """How the run uses this machine's memory; `rows`: tokens of the longest items of a step."""
+    shape = memory.Shape.of(model.config.get_text_config(), model.dtype.itemsize, fusing(job))
+    return memory.plan(
+        shape, device=device.type, free=models.free_memory(device), parameters=size, pack=job.get("pack", "auto"),
+        mode=job["gradient_checkpointing"], resident=job.get("speed", {}).get("resident", "auto"),
+        quantized=job["quantize"] == "nf4" and fusing(job), rows=rows, batch=job["batch"],
+    )  # fmt: skip
 
-    `auto`: on the CPU for models over 500 M parameters; on CUDA when the activations of the widest batch (an estimate)
-    would take more than 60 % of what is free.
-    """
-    if job["gradient_checkpointing"] != "auto":
-        return bool(job["gradient_checkpointing"] == "on")
-    if device.type == "cpu":
-        return size > 500_000_000
-    c = model.config.get_text_config()
-    a_token = (
-        2
-        * c.num_hidden_layers
-        * (16 * c.hidden_size + 5 * (getattr(c, "intermediate_size", None) or 4 * c.hidden_size))
-    )
-    return bool(widest * (a_token + 4 * c.vocab_size) > 0.6 * models.free_memory(device))
+
+def fusing(job: dict[str, Any]) -> bool:
+    """Whether LoRA is computed as one function."""
+    return bool(job.get("speed", {}).get("fused", True)) and not job["dropout"] and not job["dora"]
 
 
 def _device_name(device: torch.device) -> str:

@@ -21,6 +21,7 @@ import torch
 from hyb import digest as dg
 from hyb.workers import batches, checkpoints, guard, lora, models, protocol, ranks, schedule
 from hyb.workers.heldout import HeldOut
+from hyb.workers.net import Net
 
 CLIP = 1.0  # largest norm of the gradient
 BETAS = (0.9, 0.999)
@@ -33,7 +34,7 @@ class Run:
     """A training run: what changes from step to step, and how. `examples`: items of the objective."""
 
     job: dict[str, Any]
-    net: Any
+    net: Net
     objective: Any
     examples: tuple[Any, ...]
     heldout: HeldOut
@@ -44,7 +45,7 @@ class Run:
         self.model, self.device = self.net.model, self.net.device
         self.trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.trainable.values(), lr=self.job["lr"], betas=BETAS, weight_decay=0.0, fused=self.device.type == "cuda"
+            self.trainable.values(), lr=self.job["lr"], betas=BETAS, weight_decay=0.0, fused=True
         )
         self.batch, self.halved = int(self.job["batch"]), False
         self.per_epoch = -(-len(self.examples) // self.rows_a_step)
@@ -58,11 +59,6 @@ class Run:
     def rows_a_step(self) -> int:
         """Items that one optimizer step sees, in all processes together."""
         return int(self.job["batch"] * self.job["grad_accum"])
-
-    @property
-    def widest(self) -> int:
-        """Tokens of the largest micro-batch, padding counted."""
-        return int(max(len(e.ids) for e in self.examples) * min(self.batch, len(self.examples)))
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -125,16 +121,18 @@ class Run:
             total = self._gradients(rows)
             if total is not None:
                 return ranks.total(total)
-            if self.halved or self.batch == 1:
-                raise guard.too_large(self.device, self.batch)
-            self.batch, self.halved = -(-self.batch // 2), True
+            largest = max(self.net.split(ranks.share(rows), self.batch), key=lambda m: sum(len(e.ids) for e in m))
+            if self.halved or len(largest) == 1:
+                raise guard.too_large(self.device, len(largest))
+            self.batch, self.halved = -(-len(largest) // 2), True
+            self.net.plan = guard.halved(self.net.plan, [len(e.ids) for e in largest])
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             protocol.emit(
                 "note",
-                text=f"out of memory ({models.room(self.device)}): computing {self.batch} row(s) at once from here on, "
-                f"in steps of {self.rows_a_step} as before",
+                text=f"out of memory ({models.room(self.device)}): half as many rows are computed at once from here "
+                f"on, in steps of {self.rows_a_step} as before",
             )
 
     def _gradients(self, rows: list[Any]) -> torch.Tensor | None:

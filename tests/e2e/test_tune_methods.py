@@ -87,7 +87,7 @@ def test_dora_learns_and_plain_peft_gives_the_same_answers(base: Path, tmp_path:
     import transformers
 
     from hyb.workers import labels, models
-    from hyb.workers.padded import Padded
+    from tests.tiny import plain_net
 
     work(base, tmp_path, dora=True, rslora=True, epochs=4.0)
     course = losses(tmp_path)
@@ -99,9 +99,9 @@ def test_dora_learns_and_plain_peft_gives_the_same_answers(base: Path, tmp_path:
     four = models.load_causal_lm(base, quantize="nf4", device="cpu")
     model = peft.PeftModel.from_pretrained(four, tmp_path / "out").eval()
     with torch.no_grad():
-        tuned, _ = Padded(model, torch.device("cpu")).losses(found.examples)
+        tuned, _ = plain_net(model).losses(found.examples)
         with model.disable_adapter():
-            plain, _ = Padded(model, torch.device("cpu")).losses(found.examples)
+            plain, _ = plain_net(model).losses(found.examples)
     assert float(tuned.mean()) < course[0] / 1.5
     assert float(plain.mean()) == pytest.approx(course[0], rel=0.3)
     assert transformers
@@ -136,7 +136,7 @@ def test_training_stops_when_the_held_out_loss_rises_and_the_best_adapter_is_kep
     import torch
 
     from hyb.workers import labels, models
-    from hyb.workers.padded import Padded
+    from tests.tiny import plain_net
 
     other = [chat_row(r["messages"][0]["content"], "Nobody knows it, ask again tomorrow.") for r in rows(4)]
     shared = {"epochs": 40.0, "lr": 3e-2, "patience": 3, "evaluate_every": 0.5, "quantize": "none"}
@@ -150,7 +150,7 @@ def test_training_stops_when_the_held_out_loss_rises_and_the_best_adapter_is_kep
     tokenizer = models.load_tokenizer(base)
     found = labels.encode(other, labels.Encoder(tokenizer, [tokenizer.eos_token_id]), max_length=128, long="error")
     with torch.no_grad():
-        again, _ = Padded(model, torch.device("cpu")).losses(found.examples)
+        again, _ = plain_net(model).losses(found.examples)
     assert float(again.mean()) == pytest.approx(best[1], rel=1e-4)
 
 
@@ -191,7 +191,7 @@ def test_preferences_are_learnt_and_the_reference_is_the_base_with_the_adapter_o
 
     from hyb.workers import dpo, labels, lora, models
     from hyb.workers.noise import Noise
-    from hyb.workers.padded import Padded
+    from tests.tiny import plain_net
 
     work(base, tmp_path, preferences(), method="dpo", epochs=8.0, lr=5e-3, quantize="none")
     course = losses(tmp_path)
@@ -207,7 +207,7 @@ def test_preferences_are_learnt_and_the_reference_is_the_base_with_the_adapter_o
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
-    objective = dpo.Preferences(Padded(model, torch.device("cpu")), Noise(model, 5.0), 0.1)
+    objective = dpo.Preferences(plain_net(model), Noise(model, 5.0), 0.1)
     model.train()
     objective.prepare(pairs, 3)
     assert model.training

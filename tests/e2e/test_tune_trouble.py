@@ -106,38 +106,39 @@ def small(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """A device on which more than `most` rows at once do not fit; returns the sizes that were tried."""
     import torch
 
-    from hyb.workers.padded import Padded
+    from hyb.workers.net import Net
 
-    plain, tried = Padded.losses, []
+    plain, tried = Net.total, []
 
-    def losses(self: Any, part: list[Any]) -> Any:
+    def total(self: Any, part: list[Any]) -> Any:
         tried.append(len(part))
         found = plain(self, part)  # as an allocator: some of the work is done when the memory ends
         if len(part) > most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return found
 
-    monkeypatch.setattr(Padded, "losses", losses)
+    monkeypatch.setattr(Net, "total", total)
     return tried
 
 
+@pytest.mark.parametrize("pack", ["off", "auto"])
 def test_out_of_memory_halves_the_micro_batch_and_not_the_step(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: str
 ) -> None:
     from hyb.workers import protocol
 
     said: list[dict[str, Any]] = []
     monkeypatch.setattr(protocol, "emit", lambda event, **fields: said.append({"event": event, **fields}))
-    shared = {"epochs": 2.0, "quantize": "none", "group_by_length": False, "batch": 4, "grad_accum": 2}
+    shared = {"epochs": 2.0, "quantize": "none", "group_by_length": False, "batch": 4, "grad_accum": 2, "pack": pack}
     work(base, tmp_path / "roomy", **shared)
     with monkeypatch.context() as patch:
-        tried = small(patch, 2)
+        tried = small(patch, 2 if pack == "off" else 5)
         done = work(base, tmp_path / "tight", **shared)
     notes = [e["text"] for e in said if e["event"] == "note" and "out of memory" in e["text"]]
     assert len(notes) == 1
-    assert "computing 2 row(s) at once from here on, in steps of 8 as before" in notes[0]
+    assert "half as many rows are computed at once from here on, in steps of 8 as before" in notes[0]
     assert "GB are free" in notes[0]
-    assert tried == [4, *[2] * 16]
+    assert tried == [4, *[2] * 16] if pack == "off" else tried[0] == 8 and max(tried[1:]) <= 5
     assert done["steps"] == 4
     assert losses(tmp_path / "tight") == pytest.approx(losses(tmp_path / "roomy"), rel=1e-4)
 
@@ -149,9 +150,9 @@ def test_out_of_memory_a_second_time_ends_the_run_with_what_is_free_and_what_to_
 
     tried = small(monkeypatch, 1)
     with pytest.raises(Failed, match=r"does not suffice for 2 row\(s\) at once: .* GB are free") as failure:
-        work(base, tmp_path)
-    assert tried == [4, 2]
-    assert "lower `batch` and raise `grad_accum` as much" in failure.value.fields["hint"]
+        work(base, tmp_path, pack="off")
+    assert tried[:2] == [4, 2]
+    assert "lower `pack`" in failure.value.fields["hint"]
 
 
 def test_a_gpu_whose_memory_others_have_says_how_much() -> None:
