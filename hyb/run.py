@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hyb import fs, pin, receipt, stages
+from hyb import fs, machine, pin, receipt, stages
 from hyb import lock as lockfile
 from hyb.artifact import Artifact, short
 from hyb.blobs import ANOTHER
@@ -43,9 +45,17 @@ class Result:
     seconds: float = 0.0
 
 
-def known(store: Store) -> Known:
-    """The store, as the planner sees it."""
-    return Known(store.outputs, store.has, store.artifact)
+def known(store: Store, *, costs: bool = False) -> Known:
+    """The store, as the planner sees it; with `costs` this machine, too."""
+
+    def config(digest: str) -> dict[str, Any] | None:
+        files = {f.path: f.blob.digest for f in store.artifact(digest).files}
+        try:
+            return dict(json.loads(store.blob_path(files["config.json"]).read_bytes()))
+        except (KeyError, OSError, ValueError, TypeError):
+            return None
+
+    return Known(store.outputs, store.has, store.artifact, config, functools.cache(machine.here) if costs else None)
 
 
 def prepare(
@@ -56,7 +66,7 @@ def prepare(
     Raises HybError (exit 4) when `locked` and the lock is stale.
     """
     pins, lock = _inputs(recipe, options, say, lenient=lenient)
-    steps = plan(recipe, pins, lock, known(store))
+    steps = plan(recipe, pins, lock, known(store, costs=True))
     if options.locked:
         _same(recipe, pins, lock, steps)
     return pins, lock, steps

@@ -206,7 +206,7 @@ def plain_net(model: Any) -> Any:
     """A model on the CPU as the tuner computes it (`hyb.workers.net.Net`), with no lever on."""
     import torch
 
-    from hyb.workers.memory import Plan
+    from hyb.formats.memory import Plan
     from hyb.workers.net import Net, Speed
 
     return Net(model, torch.device("cpu"), Speed(), Plan(0, "none", False))

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from hyb.workers import checkpoints, labels, memory, models
+from hyb.formats import memory
+from hyb.workers import checkpoints, labels, models
 from hyb.workers.protocol import Failed
 
 WINDOW = 5  # steps

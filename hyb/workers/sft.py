@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from hyb.workers import dpo, labels, lora, memory, models, protocol, ranks, sound, training
+from hyb.formats import memory
+from hyb.workers import dpo, labels, lora, models, protocol, ranks, sound, training
 from hyb.workers.heldout import HeldOut
 from hyb.workers.net import Net, Speed
 from hyb.workers.noise import Noise

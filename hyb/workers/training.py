@@ -78,10 +78,13 @@ class Run:
                 steps = batches.steps(
                     self.examples, self.rows_a_step, epoch + (self.job["seed"] << 20), self.job["group_by_length"]
                 )
+            at_step = time.monotonic()
             self.metrics.append(self.step(step, steps[at], look=step == first))
+            now = time.monotonic()
+            if step == first + (self.total > first + 1):  # the second one: the first also pays for what is done once
+                self.measured(steps[at], now - at_step)
             if self.heldout.due(step + 1, self.total):
                 self.look(step + 1)
-            now = time.monotonic()
             self.tell(step + 1, now - begun)
             due = self.job["checkpoint_steps"] and (step + 1) % self.job["checkpoint_steps"] == 0
             late = ranks.any_of(now - saved >= self.job["checkpoint_seconds"], self.device)
@@ -191,6 +194,14 @@ class Run:
         held = f"  held-out {line['heldout_loss']:.3f}" if "heldout_loss" in line else ""
         note = f"loss {line['loss']:.3f}{held}  {speed:.0f} tok/s  {memory:.1f} GB"
         protocol.progress("tune", done, self.total, "step", note)
+
+    def measured(self, rows: list[Any], seconds: float) -> None:
+        """Say what one real step took, for the plans of later runs."""
+        tokens = sum(len(e.ids) for e in rows)
+        protocol.emit(
+            "measured", mode=self.net.plan.checkpointing, tokens=tokens, seconds=round(seconds, 4),
+            length=round(tokens / len(rows)), memory=models.peak_memory(self.device),
+        )  # fmt: skip
 
     def save(self, step: int) -> None:
         """Write a checkpoint: the first process does, with the generators of all."""

@@ -373,6 +373,7 @@ def test_the_stage_goes_on_where_it_was_interrupted_and_stores_adapter_metrics_a
     from hyb.stages import tune
 
     monkeypatch.setattr(tune, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     store = Store(tmp_path / "store")
     model, data = add_model(store, base, name="tiny"), dataset(store, rows())
     inputs = {"base": model, "facts": data}
@@ -404,6 +405,44 @@ def test_the_stage_goes_on_where_it_was_interrupted_and_stores_adapter_metrics_a
     steps = [p.done for p in told if isinstance(p, Progress)]
     assert steps == list(range(facts["resumed_from_step"] + 1, 21))
     assert "tok/s" in next(p.note for p in told if isinstance(p, Progress))
+
+
+def test_the_first_run_measures_a_step_for_the_next_plan_and_says_what_was_expected(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyb import machine
+    from hyb.stages import tune
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    store = Store(tmp_path / "store")
+    model, data = add_model(store, base, name="tiny"), dataset(store, rows())
+    inputs: dict[str, Artifact | None] = {"base": model, "facts": data}
+    config = {"base": json.loads(store.blob_path(model.file("config.json").blob.digest).read_bytes())}
+    spec = tune.Spec(model="base", data="facts", rank=4, epochs=3, device="cpu")
+
+    def planned() -> Any:
+        return tune.on_machine(spec, inputs, config, tune.plan(spec, inputs), machine.here("cpu"))
+
+    before = planned()
+    assert "speed is a guess" in before.notes[0]
+    work = tmp_path / "work"
+    work.mkdir()
+    told: list[Any] = []
+    facts: dict[str, Any] = {}
+    artifact = tune.run(
+        spec, {"base": model, "facts": data}, Context(store, work, say=told.append, record=facts.__setitem__)
+    )
+    said = [t for t in told if isinstance(t, str)][-1]
+    assert said.startswith(f"expected {before.memory / 1e9:.1f} GB, {before.rate:.0f} tokens/s")
+    assert f"it was {facts['peak_memory'] / 1e9:.1f} GB" in said
+    assert facts["expected"]["memory"] == before.memory
+    assert "expected" not in str(artifact.meta)
+
+    after = planned()
+    assert "measured by an earlier run" in after.notes[0]
+    assert after.memory == pytest.approx(facts["peak_memory"], rel=0.2)
+    assert after.rate == pytest.approx(facts["tokens_per_second"], rel=0.9)
+    assert [p.name for p in (tmp_path / "data" / "hyb").iterdir()] == ["tune.json"]
 
 
 def test_a_gguf_is_refused_before_anything_is_started(tmp_path: Path) -> None:
