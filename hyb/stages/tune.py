@@ -185,7 +185,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     }  # fmt: skip
     begun = time.monotonic()
     forecast = Forecast(spec, model, data, context)
-    done = engine.worker("sft", job, context.work, forecast.hear)
+    done = engine.worker("sft", job, context.work, forecast.hear, processes=spec.gpus)
     _record(done, time.monotonic() - begun, context)
     forecast.close(done)
     losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
