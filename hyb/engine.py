@@ -157,9 +157,11 @@ def worker(
     *,
     env: Mapping[str, str] | None = None,
     processes: int = 1,
+    prefix: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run `python -m hyb.workers.NAME work/NAME.json` and return the fields of its last event, `{"event": "done", …}`.
     `processes`: several that work on one job, started by torchrun; they meet on loopback, and the first one talks.
+    `prefix`: a command that runs another (`podman run … IMAGE`), with a `python3` and a hyb of its own, the same paths.
 
     The worker prints one JSON object a line on stdout (`hyb.workers.protocol`); `on_event` gets each. What it writes
     to stderr goes to `work/NAME.log`. Its stdin is a pipe that it watches: when we die, it dies.
@@ -171,9 +173,7 @@ def worker(
     last: dict[str, Any] = {}
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            [*python(TORCHRUN, *_together(processes)), "-m", f"hyb.workers.{name}", str(path)]
-            if processes > 1
-            else python(f"hyb.workers.{name}", str(path)),
+            _worker(name, path, processes, prefix),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -201,6 +201,14 @@ def worker(
         )
         raise HybError(f"the worker `{name}` ended with {said}", hint=hint, details=tail, code=Exit.BELOW)
     return last
+
+
+def _worker(name: str, job: Path, processes: int, prefix: Sequence[str]) -> list[str]:
+    """The command line of a worker."""
+    module = [f"hyb.workers.{name}", str(job)]
+    if processes > 1:
+        module = [TORCHRUN, *_together(processes), "-m", *module]
+    return [*prefix, "python3", "-P", "-m", *module] if prefix else python(module[0], *module[1:])
 
 
 def _together(processes: int) -> list[str]:

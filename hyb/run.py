@@ -26,12 +26,15 @@ from hyb.store import Store
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: `lock` the lock's path (None: no lock), `locked` refuse to differ, `update` pin sources anew."""
+    """How to run: `lock` the lock's path (None: no lock), `locked` refuse to differ, `update` pin sources anew;
+    `container` and `trained`: see `hyb.stages.base.Context`."""
 
     lock: Path | None = None
     offline: bool = False
     locked: bool = False
     update: bool = False
+    container: str = ""
+    trained: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,9 @@ def _do(
         facts: dict[str, Any] = {}
         used = {s: pins[s] for s in written_sources(step.entry.spec)}
         context = Context(
-            store, store.work(key), recipe.folder, options.offline or options.locked, used, say, facts.__setitem__
-        )
+            store, store.work(key), recipe.folder, options.offline or options.locked, used, say, options.container,
+            options.trained, facts.__setitem__,
+        )  # fmt: skip
         inputs = {n: store.artifact(d) for n, d in step.inputs.items() if d}
         started, clock = receipt.now(), time.monotonic()
         artifact = stages.load(stage).run(step.entry.spec, inputs, context)

@@ -7,16 +7,18 @@ from the last one; they are gone when the adapter is in the store.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from hyb import engine, machine
+from hyb import engine, machine, tune_container
 from hyb.artifact import Artifact, short
-from hyb.errors import HybError
+from hyb.errors import Exit, HybError
 from hyb.formats import curve, modelpack, tune_cost
 from hyb.formats.tune_cost import Machine, Measured, Wanted
 from hyb.progress import Progress
@@ -26,6 +28,12 @@ SUMMARY = "fine-tune a model on a data set (LoRA, 4-bit or not)"
 REVISION = 2
 
 CHECKPOINT_SECONDS = 60.0
+DONE = "done.json"
+ELSEWHERE = (
+    "model", "train", "heldout", "out", "checkpoints", "done", "inputs", "checkpoint_seconds", "checkpoint_steps",
+    "gpus", "device",
+)  # fmt: skip
+"""What of a job may differ where it runs; `inputs` are compared by themselves."""
 MODULES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 _TOKENS_A_ROW = 64  # of a short question and its answer
@@ -141,7 +149,7 @@ def on_machine(
     shape = tune_cost.shape(config, here.device, _fused(spec)) if config else None
     if shape is None:
         return replace(plan, notes=("what it costs is known when the model is here: its shape is not known yet",))
-    found = tune_cost.cost(shape, _wanted(spec, inputs.get(spec.data)), here)
+    found = tune_cost.cost(shape, wanted(spec, inputs.get(spec.data)), here)
     how = "measured by an earlier run" if found.measured else "a guess, until the first run has measured it"
     said = f"on {here.name}: {found.micro} tokens at once, activation checkpointing {found.mode}; speed is {how}"
     return replace(
@@ -154,7 +162,7 @@ def _fused(spec: Spec) -> bool:
     return not (spec.dropout or spec.dora)
 
 
-def _wanted(spec: Spec, data: Artifact | None) -> Wanted:
+def wanted(spec: Spec, data: Artifact | None) -> Wanted:
     """What of the spec and its data the cost depends on."""
     rows = int(data.meta.get("counts", {}).get("train") or 0) if data else 0
     size = next((f.blob.size for f in data.files if f.path == "train.jsonl"), 0) if data else 0
@@ -172,22 +180,9 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     model, data = inputs[spec.model], inputs[spec.data]
     _trainable(model)
     _usable(spec, data)
-    engine.require(MODULES, "tune", "tune")
     store, out = context.store, context.work / "out"
-    rows = store.view(data)
-    heldout = rows / "holdout.jsonl"
-    job = {
-        **spec.model_dump(exclude={"stage", "model", "data"}),
-        "model": str(store.view(model)), "train": str(rows / "train.jsonl"),
-        "heldout": str(heldout) if heldout.exists() else "", "out": str(out),
-        "checkpoints": str(context.work / "checkpoints"), "name": model.meta.get("name") or short(model.digest),
-        "checkpoint_seconds": CHECKPOINT_SECONDS, "checkpoint_steps": 0,
-    }  # fmt: skip
-    begun = time.monotonic()
-    forecast = Forecast(spec, model, data, context)
-    done = engine.worker("sft", job, context.work, forecast.hear, processes=spec.gpus)
-    _record(done, time.monotonic() - begun, context)
-    forecast.close(done)
+    job = job_of(spec, model, data, Places.here(context, model, data))
+    done = adopted(context.trained, job, out) if context.trained else _trained(spec, model, data, job, context)
     losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     (out / "loss.svg").write_text(curve.svg(losses))
     files = [modelpack.file(p.name, store.add_file(p, how="move")) for p in sorted(out.iterdir())]
@@ -220,6 +215,81 @@ def _usable(spec: Spec, data: Artifact) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where a worker finds and puts things: paths as it sees them. `heldout`: "" for none."""
+
+    model: str
+    train: str
+    heldout: str
+    out: str
+    checkpoints: str
+    done: str = ""
+
+    @classmethod
+    def here(cls, context: Context, model: Artifact, data: Artifact) -> Places:
+        """On this machine, in the step's folder."""
+        rows = context.store.view(data)
+        heldout = rows / "holdout.jsonl"
+        return cls(
+            str(context.store.view(model)), str(rows / "train.jsonl"), str(heldout) if heldout.exists() else "",
+            str(context.work / "out"), str(context.work / "checkpoints"),
+        )  # fmt: skip
+
+
+def job_of(spec: Spec, model: Artifact, data: Artifact, places: Places) -> dict[str, Any]:
+    """What the worker is told, wherever it runs."""
+    return {
+        **spec.model_dump(exclude={"stage", "model", "data"}), **asdict(places),
+        "name": model.meta.get("name") or short(model.digest), "inputs": {"model": model.digest, "data": data.digest},
+        "checkpoint_seconds": CHECKPOINT_SECONDS, "checkpoint_steps": 0,
+    }  # fmt: skip
+
+
+def _trained(spec: Spec, model: Artifact, data: Artifact, job: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Run the worker, here or in a container; returns what it did."""
+    begun, forecast = time.monotonic(), Forecast(spec, model, data, context)
+    if context.container:
+        where = tune_container.Where(context.container, spec.gpus, forecast.machine.device == "cuda")
+        done = tune_container.worker(job, context.work, where, forecast.hear)
+    else:
+        engine.require(MODULES, "tune", "tune")
+        done = engine.worker("sft", job, context.work, forecast.hear, processes=spec.gpus)
+    _record(done, time.monotonic() - begun, context)
+    forecast.close(done)
+    return done
+
+
+def adopted(folder: Path, job: dict[str, Any], out: Path) -> dict[str, Any]:
+    """What a run elsewhere gave, as if it had been here; its files are copied to `out`.
+
+    Raises HybError: exit 3 when it is not done, exit 4 when it was another job: another base, other rows or settings.
+    """
+    try:
+        said = json.loads((folder / DONE).read_bytes())
+        theirs, done = said["job"], said["done"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HybError(
+            f"`{folder}` holds no finished run: there is no `{DONE}` that can be read",
+            hint="copy the volume's `out` and `done.json` into it when the job has ended",
+        ) from error
+    wrong = [
+        f"`{name}` is `{theirs.get(name)}` there, `{value}` here"
+        for name, value in job.items()
+        if name not in ELSEWHERE and theirs.get(name) != value
+    ]
+    for name, digest in job["inputs"].items():
+        if theirs.get("inputs", {}).get(name) != digest:
+            what = "another base model" if name == "model" else "another data set"
+            wrong.insert(0, f"it was trained on {what}: `{theirs.get('inputs', {}).get(name)}`, not `{digest}`")
+    if wrong:
+        raise HybError(f"`{folder}` is not what this step would train", details=wrong, code=Exit.CHECK)
+    if out.exists():
+        shutil.rmtree(out)
+    shutil.copytree(folder / "out", out)
+    return dict(done)
+
+
 class Forecast:
     """What a run was expected to cost and what it does: its first real step is measured and kept for the next plan."""
 
@@ -227,7 +297,7 @@ class Forecast:
         self.context, self.machine = context, machine.here(spec.device)
         config = json.loads(context.store.blob_path(model.file("config.json").blob.digest).read_bytes())
         self.shape = tune_cost.shape(config, self.machine.device, _fused(spec))
-        self.wanted = _wanted(spec, data)
+        self.wanted = wanted(spec, data)
         self.expected = tune_cost.cost(self.shape, self.wanted, self.machine) if self.shape else None
 
     def hear(self, event: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@ preferences (DPO).
 
 Read it from top to bottom: `work` is the whole story, `hyb.workers.training` the loop.
 
-Job: `model`, `train`, `heldout` ("" for none), `out`, `checkpoints` (paths), `name` (of the model, goes into
+Job: `model`, `train`, `heldout` ("" for none), `out`, `checkpoints`, `done` ("" or where the result is written, too:
+paths), `name` (of the model, goes into
 adapter_config.json), `checkpoint_seconds`, `checkpoint_steps`, and the fields of `hyb.stages.tune.Spec`.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from hyb import fs
 from hyb.formats import memory
 from hyb.workers import dpo, labels, lora, models, protocol, ranks, sound, training
 from hyb.workers.heldout import HeldOut
@@ -60,9 +62,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         lora.write_adapter(model, targets, job["name"], out)
         kept = [{name: line[name] for name in METRICS if name in line} for line in run.metrics]
         lora.write(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
-    ranks.stop()
     last = [line["loss"] for line in run.metrics[-max(1, len(run.metrics) // 10) :]]
-    return {
+    done = {
         "steps": len(run.metrics), "planned_steps": run.total, "loss": round(sum(last) / len(last), 6),
         "targets": targets, "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
         "seconds": round(seconds, 3), "tokens": run.tokens,
@@ -72,6 +73,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "trainable_parameters": sum(p.numel() for p in run.trainable.values()), "parameters": size,
         "heldout": dict(zip(("step", "loss"), heldout.best, strict=True)) if heldout.seen else {},
     }  # fmt: skip
+    if job.get("done") and ranks.mine() == 0:
+        fs.write_atomic(Path(job["done"]), (json.dumps({"job": job, "done": done}, indent=1) + "\n").encode())
+    ranks.stop()
+    return done
 
 
 def read(path: str) -> list[dict[str, Any]]:

@@ -25,7 +25,9 @@ from hyb.workers.net import Net
 
 CLIP = 1.0  # largest norm of the gradient
 BETAS = (0.9, 0.999)
-NOT_THE_RESULT = ("model", "train", "heldout", "out", "checkpoints", "checkpoint_seconds", "checkpoint_steps")
+NOT_THE_RESULT = (
+    "model", "train", "heldout", "out", "checkpoints", "done", "inputs", "checkpoint_seconds", "checkpoint_steps",
+)  # fmt: skip
 REFERENCES = "references"
 
 
