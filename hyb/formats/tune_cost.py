@@ -22,6 +22,7 @@ GPU_RATES = {
 OTHER_GPU = 30e12
 PROCESS = 0.6e9  # bytes: Python, torch and the libraries; on a GPU, CUDA's context
 LOGITS = {"cpu": 64 << 20, "cuda": 512 << 20}
+CALLS = 3e-3  # seconds a layer and micro-step that are spent on starting operations, whatever their size
 START = {"cpu": 15.0, "cuda": 30.0}  # seconds until the first step
 LEARNT = 0.5  # share of the tokens that have a label
 
@@ -128,10 +129,16 @@ def _cost(model: memory.Shape, wanted: Wanted, machine: Machine) -> Cost:
     peak = still + memory.activations(model, micro, chosen.checkpointing) + kept + 2 * LOGITS[machine.device]
     seen = machine.measured.get(key(machine, model, wanted))
     peak = int(peak * (seen.memory if seen else 1))
-    speed = (seen.rate if seen else guess(machine) * wanted.gpus) / operations(model, wanted, chosen.checkpointing)
+    each = operations(model, wanted, chosen.checkpointing)
+    speed = seen.rate / each if seen else _guessed(model, machine, micro, each) * wanted.gpus
     seconds = START[machine.device] + wanted.rows * length * wanted.epochs / speed if wanted.rows else None
     context = PROCESS if machine.device == "cuda" else 0
     return Cost(peak, speed, seconds, micro, chosen.checkpointing, seen is not None, peak + context <= machine.free)
+
+
+def _guessed(model: memory.Shape, machine: Machine, micro: int, each: float) -> float:
+    """Tokens a second of a process that nothing was measured of: small models wait for their many small operations."""
+    return micro / (micro * each / guess(machine) + CALLS * model.layers)
 
 
 def guess(machine: Machine) -> float:

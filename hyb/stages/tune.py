@@ -119,10 +119,11 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
         _usable(spec, data)
     parameters = model.meta.get("parameters") if model else None
     rows = data.meta.get("counts", {}).get("train") if data else None
-    base = "4-bit (NF4) base" if spec.quantize == "nf4" else "unquantised base"
+    base = "a 4-bit (NF4) base" if spec.quantize == "nf4" else "an unquantised base"
+    kind = ("DoRA" if spec.dora else "LoRA") + (" by preferences (DPO)" if spec.method == "dpo" else "")
     adapter = adapter_bytes(parameters, spec.rank) if parameters else None
     return StagePlan(
-        makes=f"adapter: LoRA of rank {spec.rank} on a {base}, {spec.epochs:g} epoch(s), lr {spec.lr:g}",
+        makes=f"adapter: {kind} of rank {spec.rank} on {base}, {spec.epochs:g} epoch(s), lr {spec.lr:g}",
         reads=(f"model `{spec.model}`", f"data set `{spec.data}`" + (f" ({rows} rows)" if rows else "")),
         runs=("python -m hyb.workers.sft (torch, transformers, peft, bitsandbytes; no network)",),
         disk=4 * adapter + 3 * 2 * adapter if adapter else None,  # itself, and checkpoints with the optimizer's moments
