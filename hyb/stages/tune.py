@@ -257,7 +257,7 @@ def _trained(spec: Spec, model: Artifact, data: Artifact, job: dict[str, Any], c
         engine.require(MODULES, "tune", "tune")
         done = engine.worker("sft", job, context.work, forecast.hear, processes=spec.gpus)
     _record(done, time.monotonic() - begun, context)
-    forecast.close(done)
+    forecast.close(done, time.monotonic() - begun)
     return done
 
 
@@ -310,12 +310,12 @@ class Forecast:
         elif event["event"] == "measured":
             self._measured(event["mode"], event["tokens"], event["seconds"], event["length"], event["memory"])
 
-    def close(self, done: dict[str, Any]) -> None:
-        """Say what was expected and what it was."""
+    def close(self, done: dict[str, Any], seconds: float) -> None:
+        """Say what was expected and what it was; `seconds`: all of the worker's."""
         if not self.expected or done["resumed_from_step"]:
             return
         was = [self.expected.memory, self.expected.rate, self.expected.seconds or 0]
-        became = [done["peak_memory"], done["tokens_per_second"], done["seconds"]]
+        became = [done["peak_memory"], done["tokens_per_second"], seconds]
         self.context.record("expected", dict(zip(("memory", "tokens_per_second", "seconds"), was, strict=True)))
         self.context.say(f"expected {_costs(*was)}; it was {_costs(*became)}")
 
