@@ -10,7 +10,7 @@ import json
 import time
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from hyb import engine
 from hyb.artifact import Artifact, short
@@ -20,7 +20,7 @@ from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 
 SUMMARY = "fine-tune a model on a data set (LoRA, 4-bit or not)"
-REVISION = 1
+REVISION = 2
 
 CHECKPOINT_SECONDS = 60.0
 MODULES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
@@ -30,6 +30,27 @@ _CPU_FLOPS = 150e9  # floating point operations per second that training reaches
 _TOKENS_A_ROW = 64  # of a short question and its answer
 _FIXED_MEMORY = 0.6e9  # bytes: Python, torch and the libraries
 _LARGE = 500_000_000  # parameters; above, activations are computed twice on the CPU
+
+
+class Speed(BaseModel):
+    """Switches of what makes it fast. None changes what is learnt, but for rounding; see docs/stages/tune.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fused: bool = True
+    """LoRA, its frozen layer and the MLP as functions of our own."""
+    kernels: bool = True
+    """Norms and rotary positions as functions of our own, or Liger's on CUDA."""
+    share: bool = True
+    """What rows of a pack begin with alike is computed once."""
+    chunked: bool = True
+    """The loss without all logits at once."""
+    varlen: bool = True
+    """torch's variable-length attention on CUDA."""
+    resident: Literal["auto"] | bool = "auto"
+    """4-bit weights kept dequantised, beside the 4-bit ones. auto: when memory allows."""
+    compile: bool = False
+    """Each layer through torch.compile. It needs a C++ compiler, and minutes at the first run."""
 
 
 class Spec(StageSpec):
@@ -62,10 +83,23 @@ class Spec(StageSpec):
     """For a model whose template has `<think>`. "": every answer must come with its reasoning. keep: answers without
     reasoning are trained with an empty one. empty: the model learns to answer without reasoning."""
     seed: int = Field(0, ge=0, lt=2**32)
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    pack: Literal["auto", "off"] | Annotated[int, Field(ge=16)] = "auto"
+    """Most tokens of a micro-step: rows are put one after the other into packs, and see nothing of each other. off:
+    rows are padded, `batch` at once."""
+    gradient_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
+    """What the backward pass computes again: nothing, the inside of each MLP, or each layer. auto: by the memory."""
+    speed: Speed = Speed()
     group_by_length: bool = True
     """Rows of like length in one step: less padding."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
+
+    @field_validator("pack", "gradient_checkpointing", mode="before")
+    @classmethod
+    def _switched(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `on` and `off` as true and false."""
+        if isinstance(value, bool):
+            return {"pack": ("off", "auto"), "gradient_checkpointing": ("none", "full")}[str(info.field_name)][value]
+        return value
 
     @field_validator("targets")
     @classmethod
@@ -108,14 +142,14 @@ def memory_bytes(parameters: int, spec: Spec) -> int:
     base = parameters * (2.3 if spec.quantize == "nf4" else 4.0)  # nf4: the 16-bit file is resident while it is read
     tokens = spec.batch * min(spec.max_length, _TOKENS_A_ROW)
     a_token = 3.2e6 * (parameters / 135e6) ** 0.72
-    if spec.gradient_checkpointing == "on" or (spec.gradient_checkpointing == "auto" and parameters > _LARGE):
+    if spec.gradient_checkpointing == "full" or (spec.gradient_checkpointing == "auto" and parameters > _LARGE):
         a_token /= 4
     return int(_FIXED_MEMORY + base + 4 * adapter_bytes(parameters, spec.rank) + tokens * a_token)
 
 
 def cpu_seconds(parameters: int, rows: int, spec: Spec) -> float:
     """About the seconds on two cores. A frozen base costs 4 operations a parameter and token, 6 when computed twice."""
-    twice = spec.gradient_checkpointing == "on" or (spec.gradient_checkpointing == "auto" and parameters > _LARGE)
+    twice = spec.gradient_checkpointing == "full" or (spec.gradient_checkpointing == "auto" and parameters > _LARGE)
     tokens = rows * spec.epochs * min(spec.max_length, _TOKENS_A_ROW)
     return 15 + tokens * (6 if twice else 4) * parameters / _CPU_FLOPS
 
@@ -167,7 +201,9 @@ def _tell(event: dict[str, Any], context: Context) -> None:
 
 def _record(done: dict[str, Any], seconds: float, context: Context) -> None:
     """Measured facts for the receipt; rows that were not trained whole are said aloud."""
-    for name in ("tokens", "tokens_per_second", "peak_memory", "device", "resumed_from_step", "trainable_parameters"):
+    for name in (
+        "tokens", "tokens_per_second", "peak_memory", "plan", "device", "resumed_from_step", "trainable_parameters",
+    ):  # fmt: skip
         context.record(name, done[name])
     context.record("train_seconds", done["seconds"])
     context.record("worker_seconds", round(seconds, 3))

@@ -75,7 +75,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
         "seconds": round(seconds, 3), "tokens": run.tokens,
         "tokens_per_second": round(run.tokens / max(seconds, 1e-9), 1),
-        "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device), "device": _device_name(device), "resumed_from_step": resumed,
+        "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device),
+        "device": _device_name(device), "resumed_from_step": resumed,
         "trainable_parameters": sum(p.numel() for p in run.trainable.values()), "parameters": size,
     }  # fmt: skip
 

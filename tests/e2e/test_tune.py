@@ -85,6 +85,15 @@ def work(base: Path, folder: Path, data: list[dict[str, Any]] | None = None, **c
     return sft.work(job(base, folder, data, **changed))
 
 
+def network(model: Any) -> Any:
+    """The model as the tuner computes it, all levers on, not yet installed."""
+    import torch
+
+    from hyb.workers import memory, net
+
+    return net.Net(model, torch.device("cpu"), net.Speed(), memory.Plan(1024, "none", True))
+
+
 def output(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((folder / "out").iterdir())}
 
@@ -145,7 +154,7 @@ def test_two_small_batches_make_the_step_of_one_large_one(base: Path, tmp_path: 
     shared = {"epochs": 2.0, "quantize": "none", "group_by_length": False}
     work(base, tmp_path / "large", batch=8, **shared)
     work(base, tmp_path / "small", batch=2, grad_accum=4, **shared)
-    work(base, tmp_path / "again", batch=8, gradient_checkpointing="on", **shared)
+    work(base, tmp_path / "again", batch=8, gradient_checkpointing="full", **shared)
     assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), rel=1e-3)
     assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "large"), rel=1e-3)
 
@@ -154,7 +163,7 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
     """Against transformers' own loss: padded batch, attention mask, full logits."""
     import torch
 
-    from hyb.workers import labels, lora, models, sft
+    from hyb.workers import labels, lora, models
 
     model = models.load_causal_lm(base, device="cpu")
     tokenizer = models.load_tokenizer(base)
@@ -169,9 +178,10 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
             labels=torch.tensor([[*e.labels, *[-100] * p] for e, p in zip(encoded.examples, pad, strict=True)]),
         ).loss
     adapted, _ = lora.add_lora(model, job(base, tmp_path))
-    run = sft.Run(job(base, tmp_path), adapted, torch.device("cpu"), encoded.examples)
+    net = network(adapted)
     count = sum(label != -100 for e in encoded.examples for label in e.labels)
-    ours = run.loss_sum(list(encoded.examples)) / count
+    net.install(encoded.examples)
+    ours = net.total(encoded.examples) / count
     assert float(ours.detach()) == pytest.approx(float(theirs), rel=1e-5)
 
 
@@ -215,20 +225,21 @@ def gradient(model: Any, base: Path, tmp_path: Path, *, fresh: bool = False) -> 
     """The LoRA gradient of one batch, all layers in a row."""
     import torch
 
-    from hyb.workers import labels, lora, models, sft
+    from hyb.workers import labels, lora, models
 
     tokenizer = models.load_tokenizer(base)
     encoded = labels.encode(rows(), labels.Encoder(tokenizer, [tokenizer.eos_token_id]), max_length=99, long="error")
-    run = sft.Run(job(base, tmp_path), model, torch.device("cpu"), encoded.examples)
+    net = network(model)
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     generator = torch.Generator().manual_seed(2)
-    for name, parameter in run.trainable.items():
+    for name, parameter in trainable.items():
         if "lora_B" in name and not fresh:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     model.train()
-    run.loss_sum(list(encoded.examples)).backward()
+    net.total(encoded.examples).backward()
     if fresh:
-        lora.check_gradients(run.trainable)
-    return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in run.trainable.values()])
+        lora.check_gradients(trainable)
+    return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in trainable.values()])
 
 
 def cosine(a: Any, b: Any) -> float:
