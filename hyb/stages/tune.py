@@ -7,12 +7,13 @@ from the last one; they are gone when the adapter is in the store.
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from hyb import engine
+from hyb import engine, places
 from hyb.artifact import Artifact, short
 from hyb.errors import HybError
 from hyb.formats import curve, modelpack
@@ -168,7 +169,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         "checkpoint_seconds": CHECKPOINT_SECONDS, "checkpoint_steps": 0,
     }  # fmt: skip
     begun = time.monotonic()
-    done = engine.worker("sft", job, context.work, lambda event: _tell(event, context))
+    kept = {"TORCHINDUCTOR_CACHE_DIR": str(places.data_home(os.environ) / "compiled")} if spec.speed.compile else {}
+    done = engine.worker("sft", job, context.work, lambda event: _tell(event, context), env=kept)
     _record(done, time.monotonic() - begun, context)
     losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     (out / "loss.svg").write_text(curve.svg(losses))

@@ -68,6 +68,7 @@ def layout(rows: Sequence[Sequence[int]], tokens: int, device: torch.device, *, 
     return Layout(tuple(tables), torch.tensor(back, device=device), lengths, starts)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator] # a layout differs from pack to pack: a graph made for one is no use for the next
 def attend(
     _module: Any,
     query: torch.Tensor,
