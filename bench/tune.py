@@ -55,7 +55,7 @@ def job(model: Path, folder: Path, quantize: str) -> dict[str, Any]:
         "model": str(model), "train": str(folder / "train.jsonl"), "out": str(folder / "out"), "name": "bench",
         "checkpoints": str(folder / "checkpoints"), "quantize": quantize, "rank": RANK, "alpha": 32.0, "dropout": 0.0,
         "targets": "all-linear", "rslora": False, "lr": LR, "warmup": 0.1, "epochs": 1.0, "batch": BATCH,
-        "grad_accum": 1, "max_length": 512, "long": "error", "think": "", "seed": 0, "gradient_checkpointing": "off",
+        "grad_accum": 1, "max_length": 512, "long": "error", "think": "", "seed": 0, "gradient_checkpointing": "none",
         "group_by_length": True, "device": "auto", "checkpoint_seconds": 1e9, "checkpoint_steps": 0,
     }  # fmt: skip
 

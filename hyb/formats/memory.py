@@ -12,7 +12,7 @@ from typing import Any
 
 MODES = ("none", "selective", "full")  # of activation checkpointing: ever less memory, ever more computed again
 PACKS = {"cuda": (16384, 8192, 4096, 2048, 1024), "cpu": (1024,)}
-"""Tokens to a micro-step that `auto` tries. On two CPU cores more than about 500 gain nothing, see docs/stages/tune.md."""
+"""Tokens to a micro-step that `auto` tries. More gain nothing on two CPU cores, see docs/stages/tune.md."""
 SHARE = 0.6  # of the free memory that activations may take
 RESIDENT = 0.25  # of what is then left, that dequantised weights may take
 LARGE = 500_000_000  # parameters; above, `auto` computes activations again on the CPU
@@ -87,7 +87,10 @@ def plan(
     if not shape.fused and len(modes) > 1:
         modes = ("none", "full")
     tries = [(size, how) for size in sizes for how in modes]
-    need = {(size, how): activations(shape, max(longest, min(size, whole)) if size else longest * batch, how) for size, how in tries}
+    need = {
+        (size, how): activations(shape, max(longest, min(size, whole)) if size else longest * batch, how)
+        for size, how in tries
+    }
     chosen = next((t for t in tries if need[t] <= SHARE * free), tries[-1])
     left = free - need[chosen]
     kept = quantized and (linear_bytes(shape) <= RESIDENT * left if resident == "auto" else bool(resident))

@@ -7,6 +7,7 @@ from the last one; they are gone when the adapter is in the store.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from hyb import engine, machine, tune_container
+from hyb import engine, machine, places, tune_container
 from hyb.artifact import Artifact, short
 from hyb.errors import Exit, HybError
 from hyb.formats import curve, modelpack, tune_cost
@@ -38,6 +39,27 @@ MODULES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safet
 
 _TOKENS_A_ROW = 64  # of a short question and its answer
 _CALLED: dict[str | bool, str] = {"on": "full", "off": "none", True: "full", False: "none"}
+
+
+class Speed(BaseModel):
+    """Switches of what makes it fast. None changes what is learnt, but for rounding; see docs/stages/tune.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fused: bool = True
+    """LoRA, its frozen layer and the MLP as functions of our own."""
+    kernels: bool = True
+    """Norms and rotary positions as functions of our own, or Liger's on CUDA."""
+    share: bool = True
+    """What rows of a pack begin with alike is computed once."""
+    chunked: bool = True
+    """The loss without all logits at once."""
+    varlen: bool = True
+    """torch's variable-length attention on CUDA."""
+    resident: Literal["auto"] | bool = "auto"
+    """4-bit weights kept dequantised, beside the 4-bit ones. auto: when memory allows."""
+    compile: bool = False
+    """Each layer through torch.compile. It needs a C++ compiler, and minutes at the first run."""
 
 
 class Spec(StageSpec):
@@ -91,15 +113,23 @@ class Spec(StageSpec):
     """Refuse kernels that don't give the same bits each time. On the CPU none is used anyway."""
     gpus: int = Field(1, ge=1, le=64)
     """Processes that share each step, one a GPU of this machine."""
+    pack: Literal["auto", "off"] | Annotated[int, Field(ge=16)] = "auto"
+    """Most tokens of a micro-step: rows are put one after the other into packs, and see nothing of each other. off:
+    rows are padded, `batch` at once."""
     gradient_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
+    """What the backward pass computes again: nothing, the inside of each MLP, or each layer. auto: by the memory."""
+    speed: Speed = Speed()
     group_by_length: bool = True
     """Rows of like length in one step: less padding."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
 
-    @field_validator("gradient_checkpointing", mode="before")
+    @field_validator("pack", "gradient_checkpointing", mode="before")
     @classmethod
-    def _mode(cls, value: Any) -> Any:
-        return _CALLED.get(value, value) if isinstance(value, (str, bool)) else value
+    def _switched(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `on` and `off` as true and false; `on` and `off` are what `full` and `none` were called."""
+        if info.field_name == "gradient_checkpointing":
+            return _CALLED.get(value, value) if isinstance(value, (str, bool)) else value
+        return ("off", "auto")[value] if isinstance(value, bool) else value
 
     @field_validator("targets")
     @classmethod
@@ -160,7 +190,7 @@ def on_machine(
 
 
 def _fused(spec: Spec) -> bool:
-    return not (spec.dropout or spec.dora)
+    return spec.speed.fused and not (spec.dropout or spec.dora)
 
 
 def wanted(spec: Spec, data: Artifact | None) -> Wanted:
@@ -170,7 +200,8 @@ def wanted(spec: Spec, data: Artifact | None) -> Wanted:
     # a row's JSON has about 170 bytes that are no text; a token has about four; a template adds about twenty
     tokens = 20 + max(0, size // rows - 170) // 4 if rows and size else _TOKENS_A_ROW
     return Wanted(
-        quantize=spec.quantize, rank=spec.rank, mode=spec.gradient_checkpointing, batch=spec.batch,
+        quantize=spec.quantize, rank=spec.rank, mode=spec.gradient_checkpointing, pack=spec.pack,
+        resident=spec.speed.resident, batch=spec.batch,
         rows_a_step=spec.batch * spec.grad_accum, rows=rows, tokens=min(tokens, spec.max_length), epochs=spec.epochs,
         dpo=spec.method == "dpo", gpus=spec.gpus,
     )  # fmt: skip
@@ -255,7 +286,9 @@ def _trained(spec: Spec, model: Artifact, data: Artifact, job: dict[str, Any], c
         done = tune_container.worker(job, context.work, where, forecast.hear)
     else:
         engine.require(MODULES, "tune", "tune")
-        done = engine.worker("sft", job, context.work, forecast.hear, processes=spec.gpus)
+        compiled = str(places.data_home(os.environ) / "compiled")
+        kept = {"TORCHINDUCTOR_CACHE_DIR": compiled} if spec.speed.compile else {}
+        done = engine.worker("sft", job, context.work, forecast.hear, processes=spec.gpus, env=kept)
     _record(done, time.monotonic() - begun, context)
     forecast.close(done, time.monotonic() - begun)
     return done
@@ -337,7 +370,9 @@ def _costs(memory: float, rate: float, seconds: float) -> str:
 
 def _record(done: dict[str, Any], seconds: float, context: Context) -> None:
     """Measured facts for the receipt; rows that were not trained whole are said aloud."""
-    for name in ("tokens", "tokens_per_second", "peak_memory", "device", "resumed_from_step", "trainable_parameters"):
+    for name in (
+        "tokens", "tokens_per_second", "peak_memory", "plan", "device", "resumed_from_step", "trainable_parameters",
+    ):  # fmt: skip
         context.record(name, done[name])
     context.record("train_seconds", done["seconds"])
     context.record("worker_seconds", round(seconds, 3))

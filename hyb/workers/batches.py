@@ -1,10 +1,11 @@
-"""Which rows a step sees, and how they are computed: a function of (seed, epoch) alone, so that a resumed run is the same.
+"""Which rows a step sees, and how they are computed: a function of (seed, epoch) alone, so that a resumed run is the
+same.
 
-A step's rows are split into micro-steps. A micro-step is a pack: its rows one after the other as one sequence, no pad at
-all, positions counted anew for each row; `hyb.workers.attention` keeps the rows apart. What several rows of a pack begin
-with (a system prompt, the same question, an earlier turn) stands in it once: under causal attention a token's state
-depends on what is before it alone, so rows that begin alike have the same states there, and what they pass back adds up.
-The loss and its gradient are those of the rows computed one by one.
+A step's rows are split into micro-steps. A micro-step is a pack: its rows one after the other as one sequence, no pad
+at all, positions counted anew for each row; `hyb.workers.attention` keeps the rows apart. What several rows of a pack
+begin with (a system prompt, the same question, an earlier turn) stands in it once: under causal attention a token's
+state depends on what is before it alone, so rows that begin alike have the same states there, and what they pass back
+adds up. The loss and its gradient are those of the rows computed one by one.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Micro:
     """A micro-step as tensors. `n`: positions computed, pads counted.
 
     `ids` and `positions`: (1, n) packed, (rows, width) padded (then no positions). `layout`: of a pack. `at`: for each
-    learnt token of each row, rows in their order, the position (of n) that has to say it; `wanted`: the token. `counts`:
-    how many of them each row has.
+    learnt token of each row, rows in their order, the position (of n) that has to say it; `wanted`: the token.
+    `counts`: how many of them each row has.
     """
 
     ids: torch.Tensor
@@ -65,11 +66,11 @@ class Micro:
     @property
     def n(self) -> int:
         """Positions that are computed."""
-        return self.ids.numel()
+        return int(self.ids.numel())
 
 
 def micro(rows: Sequence[Example], device: torch.device, *, packed: bool, share: bool, flat: bool = False) -> Micro:
-    """The rows as one micro-step. `share`: what rows begin with alike is computed once. `flat`: see `attention.layout`."""
+    """The rows as one micro-step. `share`: what rows begin with alike is computed once; `flat`: see `layout`."""
     if packed:
         places, ids = _places(rows, share)
         positions = [0] * len(ids)
@@ -80,7 +81,9 @@ def micro(rows: Sequence[Example], device: torch.device, *, packed: bool, share:
         width = max(len(e.ids) for e in rows)
         places = [range(i * width, i * width + len(e.ids)) for i, e in enumerate(rows)]
         ids = [token for e in rows for token in (*e.ids, *[0] * (width - len(e.ids)))]
-    at = [row[t] for row, e in zip(places, rows, strict=True) for t in range(len(row) - 1) if e.labels[t + 1] != IGNORED]
+    at = [
+        row[t] for row, e in zip(places, rows, strict=True) for t in range(len(row) - 1) if e.labels[t + 1] != IGNORED
+    ]
     wanted = [label for e in rows for label in e.labels[1:] if label != IGNORED]
     return Micro(
         torch.tensor(ids, device=device).view(1 if packed else len(rows), -1),

@@ -1,14 +1,15 @@
-"""LoRA on a frozen linear layer as one function: forward and backward by hand, for layers that read the same input at once.
+"""LoRA on a frozen linear layer as one function: forward and backward by hand, for layers that read the same input at
+once.
 
     y = x Wᵀ + bias + scale (x Aᵀ) Bᵀ          W frozen, in 4 bits or not; A (rank, in) and B (out, rank) trained
 
 peft computes it as a dozen operations, and autograd keeps what each of them read. Here
 
 - W is dequantised once a pass, or once for all where memory allows (`resident`: the same numbers, kept);
-- q, k and v, and gate and up, are one group: their A are one product, their inputs kept once, and what they pass back is
-  added up by the products themselves (`addmm`), with no copy of a result;
-- an MLP that is down(act(gate(x)) · up(x)) is one function, too. It keeps x, gate and up, and computes their product again
-  in its backward pass; or (`keep` False, selective checkpointing) x alone, and gate and up again as well.
+- q, k and v, and gate and up, are one group: their A are one product, their inputs kept once, and what they pass back
+  is added up by the products themselves (`addmm`), with no copy of a result;
+- an MLP that is down(act(gate(x)) · up(x)) is one function, too. It keeps x, gate and up, and computes their product
+  again in its backward pass; or (`keep` False, selective checkpointing) x alone, and gate and up again as well.
 
 A layer that this is not made for (DoRA, dropout, another kind of layer) keeps peft's own forward.
 """
@@ -121,7 +122,7 @@ def backward(
     return back, [g for a, d, u in zip(adapters[::2], downs, ups, strict=True) for g in (d.to(a.dtype), u)]
 
 
-class LoraLinears(torch.autograd.Function):
+class LoraLinears(torch.autograd.Function):  # type: ignore[misc]
     """The results of the `parts` for x (…, in), each (…, out); `adapters`: A, B, A, B, …"""
 
     @staticmethod
@@ -144,7 +145,7 @@ class LoraLinears(torch.autograd.Function):
         return None if back is None else back.view(ctx.shape), None, *own
 
 
-class LoraMlp(torch.autograd.Function):
+class LoraMlp(torch.autograd.Function):  # type: ignore[misc]
     """down(gated(gate(x), up(x))) for x (…, in); `adapters`: A, B of gate, up and down."""
 
     @staticmethod
@@ -206,7 +207,7 @@ class Group:
         found = LoraLinears.apply(half(x), self.parts, *self.adapters)
         self._results = {i: out for i, out in enumerate(found) if i != index}
         self._for = x if self._results else None
-        return found[index]  # type: ignore[no-any-return]
+        return found[index]
 
 
 class Mlp:
@@ -220,7 +221,7 @@ class Mlp:
     def call(self, x: torch.Tensor) -> torch.Tensor:
         """Its result for x."""
         if all(part.active() for part in self.parts):
-            return LoraMlp.apply(half(x), self, *self.adapters)  # type: ignore[no-any-return]
+            return LoraMlp.apply(half(x), self, *self.adapters)
         return self.plain(x)
 
 
@@ -262,7 +263,7 @@ def _whole(module: Any, parts: Sequence[Part], gated: Any, keep: bool) -> bool:
     x = torch.randn(3, weight.shape[1], generator=generator).to(weight.device, parts[0].weight(None).dtype)
 
     def own(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        return module.act_fn(gate) * up  # type: ignore[no-any-return]
+        return module.act_fn(gate) * up
 
     mlp = Mlp(module, parts, own, keep)
     with torch.no_grad():

@@ -30,7 +30,7 @@ def liger(device: torch.device, wanted: bool) -> Any:
     return functional
 
 
-class RmsNorm(torch.autograd.Function):
+class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
     """x / rms(x) · weight over the last dimension; the weight is frozen. Float32 and float64."""
 
     @staticmethod
@@ -51,7 +51,7 @@ class RmsNorm(torch.autograd.Function):
         return g.mul_(scale).addcmul_(x, dot), None, None
 
 
-class Rotate(torch.autograd.Function):
+class Rotate(torch.autograd.Function):  # type: ignore[misc]
     """Rotary positions: x (…, d) turned by cos and sin, whose halves are alike."""
 
     @staticmethod
@@ -99,13 +99,13 @@ def _norm(module: Any, eps: float, functional: Any) -> bool:
     x = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
 
     def by_liger(x: torch.Tensor) -> torch.Tensor:
-        return functional.liger_rms_norm(x, weight, eps, in_place=False)  # type: ignore[no-any-return]
+        return functional.liger_rms_norm(x, weight, eps, in_place=False)
 
     def by_torch(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
 
     def ours(x: torch.Tensor) -> torch.Tensor:
-        return RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
+        return RmsNorm.apply(x, weight, eps)
 
     fast = by_liger if functional else by_torch if weight.is_cuda else ours
     with torch.no_grad():

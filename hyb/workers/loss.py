@@ -1,8 +1,9 @@
 """The loss of each learnt token: the head on the positions that have to say one, and on no others.
 
-The head is the widest product of a small model, and its result the largest thing in memory: all of a vocabulary for each
-token. `TokenLosses` computes it in chunks and keeps what the backward pass needs, the gradient of the hidden state, which
-is as narrow as the model; the head is frozen, so nothing else is needed, and no logits are computed twice.
+The head is the widest product of a small model, and its result the largest thing in memory: all of a vocabulary for
+each token. `TokenLosses` computes it in chunks and keeps what the backward pass needs, the gradient of the hidden
+state, which is as narrow as the model; the head is frozen, so nothing else is needed, and no logits are computed
+twice.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ RESHAPED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head
 """What configs call that a model does to its logits: then they are computed by the model itself, all at once."""
 
 
-class TokenLosses(torch.autograd.Function):
+class TokenLosses(torch.autograd.Function):  # type: ignore[misc]
     """Cross-entropy of each position of `hidden` (n, width) with the token `wanted` (n,), in float32: (n,)."""
 
     @staticmethod
@@ -55,7 +56,8 @@ class TokenLosses(torch.autograd.Function):
 class Head:
     """A model's head, computed on chosen positions. A hook, so that whatever a model does to its logits stays.
 
-    `chunked`: by `TokenLosses`, where the model does nothing to its logits. `liger`: Liger's kernel, where there is one.
+    `chunked`: by `TokenLosses`, where the model does nothing to its logits. `liger`: Liger's kernel, where there is
+    one.
     """
 
     def __init__(self, model: Any, *, chunked: bool = True, liger: Any = None) -> None:
@@ -84,19 +86,21 @@ class Head:
     def losses(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """The loss of each position that was chosen, (n,); to be called inside `only`, with what the model gave."""
         if not self.chunked:
-            return F.cross_entropy(logits[0].to(torch.promote_types(logits.dtype, torch.float32)), wanted, reduction="none")
+            return F.cross_entropy(
+                logits[0].to(torch.promote_types(logits.dtype, torch.float32)), wanted, reduction="none"
+            )
         assert self._hidden is not None
         weight = self.head.weight
         hidden = self._hidden.to(weight.dtype)
         rows = max(1, CHUNK[hidden.device.type] // (4 * len(weight)))
-        return TokenLosses.apply(hidden, weight, self.head.bias, wanted, rows)  # type: ignore[no-any-return]
+        return TokenLosses.apply(hidden, weight, self.head.bias, wanted, rows)
 
     def total(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """The sum of `losses`, a scalar."""
         if self.liger is None or self._hidden is None:
             return self.losses(logits, wanted).sum()
         hidden = self._hidden.to(self.head.weight.dtype)
-        return self.liger(hidden, self.head.weight, wanted, bias=self.head.bias, reduction="sum")  # type: ignore[no-any-return]
+        return self.liger(hidden, self.head.weight, wanted, bias=self.head.bias, reduction="sum")
 
     def _choose(self, _head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         if self._at is None:

@@ -1,8 +1,9 @@
 """A model as the tuner computes it: rows in, the loss of each learnt token out, as fast as it can be had.
 
 Every lever is a switch of `Speed`, and none changes what is learnt. Before the first step two rows are computed by the
-model as transformers and peft have it, one by one, and once more with every lever that is on, packed: a loss or gradient
-that differs by more than rounding ends the run. So a model of which a lever gets something wrong is not trained on it.
+model as transformers and peft have it, one by one, and once more with every lever that is on, packed: a loss or
+gradient that differs by more than rounding ends the run. So a model of which a lever gets something wrong is not
+trained on it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 
 import torch
 
+from hyb.formats.memory import Plan
 from hyb.workers import attention, batches, fused, kernels, loss, varlen
 from hyb.workers.labels import Example
-from hyb.formats.memory import Plan
 from hyb.workers.protocol import Failed
 
 TRIED = 48  # tokens of each of the rows that are computed twice
@@ -63,7 +64,13 @@ class Net:
 
     def _levers(self) -> dict[str, int | bool]:
         speed, functional = self.speed, kernels.liger(self.device, self.speed.kernels)
-        found: dict[str, int | bool] = {"layers": 0, "mlps": 0, "norms": 0, "rotation": False, "liger": bool(functional)}
+        found: dict[str, int | bool] = {
+            "layers": 0,
+            "mlps": 0,
+            "norms": 0,
+            "rotation": False,
+            "liger": bool(functional),
+        }
         if speed.fused:
             gated, keep = getattr(functional, "liger_swiglu", None), self.plan.checkpointing != "selective"
             resident = self.plan.resident
@@ -120,11 +127,14 @@ class Net:
     ) -> None:
         losses, gradient = torch.cat([r[0] for r in right]), torch.stack([r[1] for r in right]).sum(0)
         limit = SAME.get(self.base.dtype, 0.05)
-        off = [float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in zip(found, (losses, gradient), strict=True)]
+        off = [
+            float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in zip(found, (losses, gradient), strict=True)
+        ]
         if not max(off) <= limit:
             raise Failed(
-                f"the fast way to compute this model gives another result: loss off by {off[0]:.2g}, gradient by {off[1]:.2g}",
-                hint="switch it off: `speed: {fused: false, kernels: false}`, then `pack: off`; please report the model",
+                f"the fast way to compute this model gives another result: loss off by {off[0]:.2g}, gradient by "
+                f"{off[1]:.2g}",
+                hint="try `speed: {fused: false, kernels: false}`, then `pack: off`; please report the model",
             )
 
 

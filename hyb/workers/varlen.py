@@ -1,7 +1,7 @@
 """torch's own variable-length attention, whatever its version: the one file that knows how its signature drifted.
 
-torch 2.10 takes `is_causal` and has neither scale nor window; from 2.11 on a window of (-1, 0) means causal; from 2.12 on
-keys and values may have fewer heads than queries.
+torch 2.10 takes `is_causal` and has neither scale nor window; from 2.11 on a window of (-1, 0) means causal; from 2.12
+on keys and values may have fewer heads than queries.
 """
 
 from __future__ import annotations

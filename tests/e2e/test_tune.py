@@ -87,6 +87,16 @@ def work(base: Path, folder: Path, data: list[dict[str, Any]] | None = None, **c
     return sft.work(job(base, folder, data, **changed))
 
 
+def network(model: Any) -> Any:
+    """The model as the tuner computes it, all levers on, not yet installed."""
+    import torch
+
+    from hyb.formats import memory
+    from hyb.workers import net
+
+    return net.Net(model, torch.device("cpu"), net.Speed(), memory.Plan(1024, "none", True))
+
+
 def output(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((folder / "out").iterdir())}
 
@@ -157,7 +167,6 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
     import torch
 
     from hyb.workers import labels, lora, models
-    from tests.tiny import plain_net
 
     model = models.load_causal_lm(base, device="cpu")
     tokenizer = models.load_tokenizer(base)
@@ -172,8 +181,10 @@ def test_the_loss_is_that_of_the_whole_model_with_labels(base: Path, tmp_path: P
             labels=torch.tensor([[*e.labels, *[-100] * p] for e, p in zip(encoded.examples, pad, strict=True)]),
         ).loss
     adapted, _ = lora.add_lora(model, job(base, tmp_path))
+    net = network(adapted)
     count = sum(label != -100 for e in encoded.examples for label in e.labels)
-    ours = plain_net(adapted).total(encoded.examples) / count
+    net.install(encoded.examples)
+    ours = net.total(encoded.examples) / count
     assert float(ours.detach()) == pytest.approx(float(theirs), rel=1e-5)
 
 
@@ -218,17 +229,17 @@ def gradient(model: Any, base: Path, tmp_path: Path, *, fresh: bool = False) -> 
     import torch
 
     from hyb.workers import labels, lora, models
-    from tests.tiny import plain_net
 
     tokenizer = models.load_tokenizer(base)
     encoded = labels.encode(rows(), labels.Encoder(tokenizer, [tokenizer.eos_token_id]), max_length=99, long="error")
+    net = network(model)
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     generator = torch.Generator().manual_seed(2)
     for name, parameter in trainable.items():
         if "lora_B" in name and not fresh:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     model.train()
-    plain_net(model).total(encoded.examples).backward()
+    net.total(encoded.examples).backward()
     if fresh:
         lora.check_gradients(trainable)
     return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in trainable.values()])
