@@ -55,7 +55,7 @@ def job(model: Path, folder: Path, quantize: str) -> dict[str, Any]:
         "model": str(model), "train": str(folder / "train.jsonl"), "out": str(folder / "out"), "name": "bench",
         "checkpoints": str(folder / "checkpoints"), "quantize": quantize, "rank": RANK, "alpha": 32.0, "dropout": 0.0,
         "targets": "all-linear", "rslora": False, "lr": LR, "warmup": 0.1, "epochs": 1.0, "batch": BATCH,
-        "grad_accum": 1, "max_length": 512, "long": "error", "think": "", "seed": 0, "gradient_checkpointing": "off",
+        "grad_accum": 1, "max_length": 512, "long": "error", "think": "", "seed": 0, "gradient_checkpointing": "none",
         "group_by_length": True, "device": "auto", "checkpoint_seconds": 1e9, "checkpoint_steps": 0,
     }  # fmt: skip
 
@@ -89,7 +89,7 @@ def peer(path: Path) -> None:
     import transformers
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-    from hyb.workers import labels, models, sft
+    from hyb.workers import labels, lora, models
 
     settings = json.loads(path.read_text())
     device = models.pick_device()
@@ -99,7 +99,7 @@ def peer(path: Path) -> None:
     encoder = labels.Encoder(tokenizer, models.stop_ids(model, tokenizer))
     found = labels.encode(rows, encoder, max_length=512, long="error").examples
     transformers.set_seed(0)
-    model, _ = sft.add_lora(model, settings)
+    model, _ = lora.add_lora(model, settings)
     clock: dict[str, float] = {}
 
     class Clock(TrainerCallback):  # type: ignore[misc]

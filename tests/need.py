@@ -51,6 +51,7 @@ ORACLES = {
     "kustomize": "HYB_KUSTOMIZE",
     "gateway_api": "HYB_GATEWAY_API",
     "axe": "HYB_AXE",
+    "kubeflow": "HYB_KUBEFLOW",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
