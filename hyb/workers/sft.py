@@ -56,7 +56,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     run = Run(job, net, data.examples)
     levers = net.install(sorted(data.examples, key=lambda e: (len(e.ids), e.ids)))
     resumed = run.resume()
-    begun = time.monotonic()
+    begun, burnt = time.monotonic(), time.process_time()
     try:
         run.train()
     except torch.cuda.OutOfMemoryError as error:
@@ -64,7 +64,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             "the GPU's memory does not suffice for this batch",
             hint="give fewer tokens to a micro-step (`pack: 2048`), or set `gradient_checkpointing: full`",
         ) from error
-    seconds = time.monotonic() - begun
+    seconds, burnt = time.monotonic() - begun, time.process_time() - burnt
     out = Path(job["out"])
     lora.write_adapter(model, targets, job["name"], out)
     lines = [json.dumps({name: line[name] for name in METRICS}) + "\n" for line in run.metrics]
@@ -73,7 +73,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "steps": run.total, "loss": round(sum(last) / len(last), 6), "targets": targets,
         "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
-        "seconds": round(seconds, 3), "tokens": run.tokens,
+        "seconds": round(seconds, 3), "cpu_seconds": round(burnt, 3), "tokens": run.tokens,
         "tokens_per_second": round(run.tokens / max(seconds, 1e-9), 1),
         "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device),
         "device": _device_name(device), "resumed_from_step": resumed,
