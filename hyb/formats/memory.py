@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MODES = ("none", "selective", "full")  # of activation checkpointing: ever less memory, ever more computed again
-PACKS = {"cuda": (16384, 8192, 4096, 2048, 1024), "cpu": (1024,)}
+PACKS = {"cuda": (16384, 8192, 4096, 2048, 1024), "cpu": (512,)}
 """Tokens to a micro-step that `auto` tries. More gain nothing on two CPU cores, see docs/stages/tune.md."""
 SHARE = 0.6  # of the free memory that activations may take
 RESIDENT = 0.25  # of what is then left, that dequantised weights may take

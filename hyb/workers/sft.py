@@ -54,9 +54,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     sequences = [row for e in data.examples for row in ((e.better, e.worse) if job["method"] == "dpo" else (e,))]
     levers = net.install(sorted(sequences, key=lambda e: (len(e.ids), e.ids)))
     resumed = run.resume()
-    begun = time.monotonic()
+    begun, burnt = time.monotonic(), time.process_time()
     run.train()
-    seconds = time.monotonic() - begun
+    seconds, burnt = time.monotonic() - begun, time.process_time() - burnt
     if ranks.mine() == 0:
         out = Path(job["out"])
         lora.write_adapter(model, targets, job["name"], out)
@@ -66,7 +66,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     done = {
         "steps": len(run.metrics), "planned_steps": run.total, "loss": round(sum(last) / len(last), 6),
         "targets": targets, "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
-        "seconds": round(seconds, 3), "tokens": run.tokens,
+        "seconds": round(seconds, 3), "cpu_seconds": round(burnt, 3), "tokens": run.tokens,
         "tokens_per_second": round(run.tokens / max(seconds, 1e-9), 1),
         "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device),
         "device": _device_name(device), "resumed_from_step": resumed,

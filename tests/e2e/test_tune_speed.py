@@ -186,7 +186,7 @@ def test_packed_and_padded_runs_learn_alike(base: Path, tmp_path: Path) -> None:
     done = {}
     for name, pack in (("packed", "auto"), ("padded", "off"), ("small", 64)):
         done[name] = work(base, tmp_path / name, epochs=3.0, pack=pack, group_by_length=False)
-    assert [done[n]["plan"]["pack"] for n in done] == [1024, 0, 64]
+    assert [done[n]["plan"]["pack"] for n in done] == [512, 0, 64]
     for name in ("padded", "small"):
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "packed"), rel=2e-3)
     assert done["packed"]["tokens"] == done["padded"]["tokens"]
