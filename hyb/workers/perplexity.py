@@ -69,7 +69,7 @@ def _nearness(post: llama_local.Post, known: list[dict[str, Any]]) -> dict[str, 
                 progress("comparing with the unquantized model", len(apart), total, "token")
     return {
         "mean_kl": round(sum(apart) / total, 4),
-        "max_kl": round(max(apart), 3),
+        "max_kl": round(max(apart), 4),
         "agreement": round(same / total, 4),
         "positions": total,
     }
