@@ -91,7 +91,7 @@ def test_a_folder_about_something_else_is_refused_and_replaced_only_by_force(tmp
     out = tmp_path / "out"
     publish(out)
     other = owned.Mark("hyb-deploy", of="other.lab")
-    with pytest.raises(HybError, match=r"is about `chat\.lab`, not `other\.lab`"):
+    with pytest.raises(HybError, match=r"is about chat\.lab, not other\.lab"):
         publish(out, {}, mark=other)
     assert there(out) == FILES
     publish(out, {"c": b""}, mark=other, force=True)
@@ -134,6 +134,27 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space"):
         publish(out, {"a.yaml": b"new"})
     assert there(out) == FILES
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_folder_that_a_killed_call_had_moved_aside_is_not_lost(tmp_path: Path, edited: bool) -> None:
+    out = tmp_path / "out"
+    publish(out)
+    if edited:  # as when `--force` was to replace it
+        edit(out)
+    before = there(out)
+    out.replace(tmp_path / ".out.0123456789ab.hyb-old")
+    (tmp_path / ".out.ba9876543210.hyb-tmp").mkdir()
+    if edited:
+        with pytest.raises(HybError, match="was edited"):
+            publish(out, {"a.yaml": b"new"})
+        assert there(out) == before
+    else:
+        owned.recover(out)
+        assert there(out) == before
+        publish(out, {"a.yaml": b"new"})
+        assert there(out) == {"a.yaml": b"new"}
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
