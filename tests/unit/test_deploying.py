@@ -11,12 +11,15 @@ from hyb import deploying
 from hyb.errors import Exit, HybError
 from hyb.render.deploy.kustomize import folder
 from hyb.render.skupper import documents as sk
+from hyb.render.skupper import facts
 from hyb.stages import link
 from hyb.stages.base import Context
 from hyb.store import Store
 from tests.deployments import ALL, PLAIN
+from tests.skupper_docs import link_facts
 
-FACTS = sk.LinkFacts(namespace="chat", apps_domain="apps.example.com", port=8080, target_port=8000)
+FACTS = link_facts(services=(facts.Service("llm", 8080, ("llm",)),))
+PUBLIC, PRIVATE = sk.public_documents(FACTS, FACTS.public[0]), sk.private_documents(FACTS, FACTS.private[0])
 
 
 @pytest.fixture
@@ -46,8 +49,8 @@ def test_a_link_says_what_the_page_calls(store: Store) -> None:
 
 
 def test_the_links_folder_says_the_same_as_the_link(store: Store, tmp_path: Path) -> None:
-    write(tmp_path / "link" / "openshift", *sk.openshift_documents(FACTS))
-    write(tmp_path / "link" / "private", *sk.private_documents(FACTS))
+    write(tmp_path / "link" / "openshift", *PUBLIC)
+    write(tmp_path / "link" / "private", *PRIVATE)
     assert deploying.targets(str(tmp_path / "link"), store) == deploying.targets("van", store)
     assert deploying.targets(str(tmp_path / "link" / "openshift"), store) == deploying.targets("van", store)
 
@@ -148,7 +151,7 @@ def test_a_port_written_as_text_is_told(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_keys_of_a_links_folder_are_not_even_read(store: Store, tmp_path: Path) -> None:
-    write(tmp_path / "link", *sk.openshift_documents(FACTS))
+    write(tmp_path / "link", *PUBLIC)
     (tmp_path / "link" / "Secret-hyb-link-server.yaml").write_bytes(b"\xff\xfe not text")
     assert deploying.targets(str(tmp_path / "link"), store)
 

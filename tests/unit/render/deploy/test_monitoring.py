@@ -16,7 +16,7 @@ from hyb.render.deploy import alerts, dashboard, monitoring
 from hyb.render.deploy.check import mistakes
 from hyb.render.deploy.kustomize import folder
 from tests.deployments import ALL, IN_CLUSTER, PLAIN
-from tests.need import kubectl, need
+from tests.need import kustomize, need
 
 FACTS = replace(PLAIN, monitoring="openshift-user-workload-monitoring", title="Ask the lab")
 PAGE = 'namespace="chat",job="chat"'
@@ -370,7 +370,7 @@ def test_each_overlay_takes_the_component(tmp_path: Path, overlay: str) -> None:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     done = subprocess.run(
-        [kubectl(), "kustomize", f"overlays/{overlay}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*kustomize(), f"overlays/{overlay}"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     kinds = [d["kind"] for d in yaml.safe_load_all(done.stdout)]
