@@ -7,6 +7,7 @@ the two can't differ. Nothing here opens a socket.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from hyb.render.deploy.kustomize import folder
 from hyb.store import Store
 
 KIND = "hyb-deploy"
+_ACCESS = "--link-access-type"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def targets(text: str, store: Store, namespace: str = "") -> list[Target]:
     """What a page could call, from a link's folder, or a link or service in the store. Raises HybError."""
     place = Path(text).expanduser()
     if text not in store.tags() and place.is_dir():
-        return _of_documents(list(_documents(_read(place))), text)
+        files = _read(place)
+        return _of_scripts(files) or _of_documents(list(_documents(files)), text)
     artifact = store.artifact(store.resolve(text))
     if artifact.kind == "link":
         files = {f.path: store.read(f.blob.digest) for f in artifact.files}
@@ -119,9 +122,9 @@ def _text(path: Path) -> str:
 
 
 def _read(place: Path) -> dict[str, bytes]:
-    """The YAML files of a link's folder, or of one side of it."""
+    """The YAML files and scripts of a link's folder, or of one side of it."""
     with fs.explained(f"can't read `{place}`"):
-        paths = [p for p in sorted(place.rglob("*")) if p.suffix in (".yaml", ".yml") and p.is_file()]
+        paths = [p for p in sorted(place.rglob("*")) if p.suffix in (".yaml", ".yml", ".sh") and p.is_file()]
         return {p.relative_to(place).as_posix(): p.read_bytes() for p in paths}
 
 
@@ -144,6 +147,21 @@ def _of_meta(meta: Mapping[str, Any]) -> list[Target]:
     spaces = meta.get("namespaces") or [meta["namespace"]]
     taken = (own, *ports)
     return [Target(space, host, port, access, taken=taken) for space in spaces for host, port in ports.items()]
+
+
+def _of_scripts(files: Mapping[str, bytes]) -> list[Target]:
+    """Of a folder of a link that is made by commands, where its scripts for the namespaces say the same."""
+    found: list[Target] = []
+    for path, data in files.items():
+        lines = data.decode(errors="replace").splitlines() if path.endswith(".sh") else ()
+        commands = [shlex.split(line, comments=True) for line in lines if line.startswith("skupper ")]
+        access = next((c[c.index(_ACCESS) + 1] for c in commands if _ACCESS in c[:-1]), "route")
+        made = [c for c in commands if c[1:3] == ["listener", "create"] and len(c) > 4]
+        options = [dict(zip(c[5::2], c[6::2], strict=False)) for c in made]
+        ports = {o.get("--host", c[3]): int(c[4]) for c, o in zip(made, options, strict=True) if c[4].isdecimal()}
+        spaces = dict.fromkeys(o.get("--namespace", "") for o in options)
+        found += [Target(n, host, port, access, taken=tuple(ports)) for n in spaces for host, port in ports.items()]
+    return found
 
 
 def _of_documents(documents: list[Mapping[str, Any]], text: str) -> list[Target]:

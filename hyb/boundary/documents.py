@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from hyb.boundary import targets as tg
 from hyb.boundary.report import Place
 from hyb.boundary.watch import Hit
-from hyb.formats import leaked_keys, manifest_fields
+from hyb.formats import leaked_keys, manifest_fields, recognise
 from hyb.formats.manifest_fields import Document, Field
 from hyb.formats.tar_read import Reader
 
@@ -79,8 +79,7 @@ class Sheet:
             for entry in document.fields:
                 place = self._place(document, entry)
                 yield from ((kind, what, place) for kind, what in _settings(document, entry))
-                data = _decoded(document, entry)
-                if data:
+                for data in _contents(document, entry):
                     look(io.BytesIO(data), place, self._may_hold(document, entry))
 
     def note_keys(self, keys: Keys) -> None:
@@ -130,6 +129,13 @@ def _decoded(document: Document, entry: Field) -> bytes:
         return base64.b64decode("".join(entry.value.split()), validate=True)
     except (binascii.Error, ValueError):
         return b""
+
+
+def _contents(document: Document, entry: Field) -> list[bytes]:
+    """What a value holds in base64: the whole of it, or the archives within."""
+    if whole := _decoded(document, entry):
+        return [whole]
+    return [data for _, data in recognise.encoded(entry.value.encode(errors="replace"))]
 
 
 def _settings(document: Document, entry: Field) -> Iterator[tuple[str, str]]:

@@ -111,6 +111,7 @@ class Report:
         at = _said(self.looked(), {"files": "file", "members": "member", "documents": "document", "bytes": "byte"})
         singular = {
             "known files": "known file",
+            "pieces of models": "piece of a model",
             "lines of data": "line of data",
             "credentials": "credential",
             "canaries": "canary",

@@ -37,6 +37,9 @@ SHORTEST_CANARY = 4
 _SMALLEST = 64
 """Bytes of a file that is known by its digest: shorter ones are equal by chance."""
 _PARTS = ("train.jsonl", "holdout.jsonl", "control.jsonl")
+_STEP = 1 << 20
+_PIECES = 2048
+"""A piece of a model every _STEP bytes, further apart where that would be more than _PIECES of a file."""
 _KEYS = ("hyb_sk_", "PRIVATE KEY-----")
 ENCODED = Needle("credential", "a key in base64")
 """The mark of a key in base64: whether there is one has to be seen."""
@@ -45,13 +48,15 @@ ENCODED = Needle("credential", "a key in base64")
 @dataclass
 class Targets:
     """All that is looked for. `digests`: sha256 → (class, what). `api_keys`: sha256 of a key → what it opens.
-    `authorities`: sha256 of a CA's public key → which one. `patterns`: squeezed bytes → what they mean."""
+    `authorities`: sha256 of a CA's public key → which one. `patterns`: squeezed bytes → what they mean.
+    `parts`: what is told of a piece of a model."""
 
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     sizes: set[int] = field(default_factory=set)
     patterns: dict[bytes, Needle] = field(default_factory=dict)
     api_keys: dict[str, str] = field(default_factory=dict)
     authorities: dict[str, str] = field(default_factory=dict)
+    parts: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -66,6 +71,17 @@ class Targets:
             self.digests.setdefault(digest, (kind, what))
             self.sizes.add(size)
             self.counts["known files"] = len(self.digests)
+
+    def add_pieces(self, file: Path, size: int, what: str) -> None:
+        """Look for parts of a weight file: what `split` made of it, or a layer that holds its second half."""
+        step = max(_STEP, size // _PIECES)
+        with file.open("rb") as stream:
+            for at in range(step // 2, size, step):
+                stream.seek(at)
+                if piece := needles.piece(stream.read(256)):
+                    self.patterns.setdefault(piece, Needle("weights", what))
+                    self.counts["pieces of models"] = self.counts.get("pieces of models", 0) + 1
+        self.parts.add(what)
 
     def add_text(self, text: str, needle: Needle, *, whole: bool = False) -> None:
         """Look for a text in all its forms."""
@@ -229,7 +245,10 @@ def _model(found: Targets, store: Store, artifact: Artifact, name: str) -> None:
             known = recognise.weights(stream.read(recognise.HEAD))
         if known:
             kind = "adapter" if artifact.kind == "adapter" else known[0]
-            found.add_file(file.blob.digest, file.blob.size, kind, f"`{file.path}` of `{name}`")
+            what = f"`{file.path}` of `{name}`"
+            found.add_file(file.blob.digest, file.blob.size, kind, what)
+            if kind == "weights":
+                found.add_pieces(store.blob_path(file.blob.digest), file.blob.size, f"a part of {what}")
 
 
 # -- credentials ---------------------------------------------------------------------------------------------------

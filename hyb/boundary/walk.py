@@ -7,6 +7,7 @@ Links are not followed: what they point to is looked at where it lies, if it is 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import tempfile
@@ -231,6 +232,7 @@ class Walker:
         if watch.kept is not None:
             self.signatures.look(bytes(watch.kept), watch.digest)
         hits = [h for h in hits if not (known and h.offset == 0 and h.kind in ("weights", "adapter"))]
+        hits = self._one_part(hits, told=bool(known or by_digest))
         sheet = self._sheet(where, watch)
         if sheet:
             self.report.documents += len(sheet.documents)
@@ -239,12 +241,21 @@ class Walker:
         text = bytes(watch.kept or b"")
         for authority in targets.authorities(text):
             self.keys.authorities.setdefault(authority, str(place))
+        for at, content in recognise.encoded(text):
+            self.stream(io.BytesIO(content), where.inside(f"base64 at byte {at}"))
         for hit in hits:
             if hit.kind == "credential" and where.secret:
                 documents.note(self.keys, hit.value, place)
             else:
                 line = hit.line if watch.text and not where.secret else None
                 self._found(hit.kind, hit.what, place.at(line=line or place.line, offset=hit.offset), "")
+
+    def _one_part(self, hits: list[Hit], *, told: bool) -> list[Hit]:
+        """Of the pieces of one model the first, and none where it's told already that this is a model."""
+        parts = self.watcher.targets.parts
+        others = [h for h in hits if h.what not in parts]
+        told = told or any(h.kind == "weights" for h in others)
+        return others if told else [*(h for h in hits if h.what in parts)][:1] + others
 
     def _sheet(self, where: Where, watch: Watch) -> documents.Sheet | None:
         if watch.kept is None or where.secret or not manifest_fields.looks_like_one(bytes(watch.kept)):

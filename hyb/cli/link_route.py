@@ -77,9 +77,12 @@ def link_route(
 def services_text(services: Sequence[Service]) -> str:
     """The services behind a Listener, for people."""
     rows = [
-        (x.name, x.connector.folder, ":".join(map(str, x.address)), x.key, f"{x.share:g} %" if x.active else "aside")
+        (
+            x.name, x.connector.folder, f"{x.address[0] or x.selector}:{x.address[1]}", x.key,
+            f"{x.share:g} %" if x.active else "aside",
+        )
         for x in services
-    ]
+    ]  # fmt: skip
     return columns(rows, ("SERVICE", "SITE", "ADDRESS", "ROUTING KEY", "SHARE"))
 
 

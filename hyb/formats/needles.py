@@ -17,6 +17,8 @@ SHORTEST = 20
 """Letters, white space apart, of a line that says enough to be looked for. Shorter ones are in every text."""
 LONGEST = 48
 """Bytes of one needle; a longer line is cut into several, so that a part of it is found, too."""
+_VARIED = 20
+"""Different bytes of a piece: fewer stand in a table of padding, too."""
 _BLOCK = 4096
 _SHORTEST_BASE64 = 8
 _DROPPED = b" \t\r\n\f\v\0"
@@ -54,6 +56,13 @@ def patterns(text: str, *, whole: bool = False) -> set[bytes]:
 def raw_patterns(data: bytes) -> set[bytes]:
     """What to look for to find bytes: as they are, and as base64."""
     return {p for p in (squeeze(data), *_base64(data)) if p}
+
+
+def piece(block: bytes) -> bytes:
+    """The start of a squeezed block of a binary file; b"" for what could stand elsewhere by chance, or is text."""
+    found = squeeze(block)[:LONGEST]
+    text = found.decode(errors="ignore").encode()
+    return found if len(found) == LONGEST and len(set(found)) >= _VARIED and len(text) < LONGEST - 8 else b""
 
 
 def offsets_of(window: bytes, squeezed: Iterable[int]) -> Iterator[int]:

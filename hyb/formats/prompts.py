@@ -1,7 +1,8 @@
 """Whether a log keeps what people asked and what was answered. Pure.
 
 A log is known by its name or by its first line: a JSON object, or a line that begins with a time. In one, a field that
-is called as the content fields of chat requests are called, with text in it, is a prompt that was stored. Counts
+is called as the content fields of chat requests are called, with text in it, is a prompt that was stored. Looser names
+(`input`) count with three words behind them, and so do `prompt:` without quotes and `?prompt=` in an address. Counts
 (`"prompt": 12`), empty texts and texts that were taken out (`[redacted]`, `***`) are none.
 """
 
@@ -30,6 +31,23 @@ _FIELD = re.compile(
     rb"(?P<word>prompt|completion|question|answer)\s*[=:])\s*" + _Q + rb"(?!" + _GONE + rb")",
     re.IGNORECASE,
 )
+_WORDS = rb"[^\W\d_][\w']*(?:[ ,]+[^\W\d_][\w']*[?!.]?){2,}"
+_LOOSE = re.compile(
+    rb"(?:" + _Q + rb"(?P<key>input|user_query|instruction|utterance|transcript)" + _Q + rb"\s*:\s*"
+    rb"(?:\{\s*" + _Q + rb"\w+" + _Q + rb"\s*:\s*)?" + _Q + rb"|(?<![\w-])(?P<word>prompt|question|answer)\s*[=:]\s*)"
+    + _WORDS,
+    re.IGNORECASE,
+)  # fmt: skip
+"""Words that other things are called by, too: only with three words of text in them."""
+_SAID = re.compile(
+    _Q + rb"(?:role|from|type)" + _Q + rb"\s*:\s*" + _Q + rb"(?:user|assistant|human|gpt|model|(?:in|out)put_text|text)"
+    + _Q + rb"\s*,\s*" + _Q + rb"(?P<key>text|value|parts)" + _Q + rb"\s*:\s*(?:\[\s*)?"
+    rb"(?:\{|" + _Q + rb"(?!" + _GONE + rb"))",
+    re.IGNORECASE,
+)  # fmt: skip
+"""A part of a message, as several APIs and data sets write it."""
+_ASKED = re.compile(rb"[?&](?P<key>prompt|question|message)=(?!" + _GONE + rb")[^\s&\"']{8,}", re.IGNORECASE)
+"""A question in the address of a request."""
 _LIST = re.compile(_Q + rb"(?:messages|prompt|input)" + _Q + rb"\s*:\s*\[\s*(?:\{|" + _Q + rb"(?!" + _Q + rb"))")
 
 
@@ -49,8 +67,9 @@ def is_log(name: str, head: bytes) -> bool:
 
 def find(window: bytes) -> Iterator[tuple[int, str]]:
     """(offset, what) of every prompt or answer in a piece of a log."""
-    for hit in _FIELD.finditer(window):
-        name = (hit["key"] or hit["word"]).decode().lower()
-        yield hit.start(), f"the text of `{name}` is in a log"
+    for pattern in (_FIELD, _LOOSE, _SAID, _ASKED):
+        for hit in pattern.finditer(window):
+            name = next(n for n in hit.groups() if n).decode().lower()
+            yield hit.start(), f"the text of `{name}` is in a log"
     for hit in _LIST.finditer(window):
         yield hit.start(), "the messages of a request are in a log"

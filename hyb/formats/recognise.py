@@ -6,6 +6,7 @@ noise, so that the numbers after it must make sense, too. safetensors has none: 
 
 from __future__ import annotations
 
+import base64
 import re
 import struct
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ _ENTRY = re.compile(
     rb'"dtype"\s*:\s*"[A-Z]+\d*[A-Z0-9_]*"\s*,\s*"shape"\s*:\s*\[[\d,\s]*\]\s*,\s*"data_offsets"\s*:\s*\['
 )
 _LORA = re.compile(rb"lora_(?:[AB]|embedding_[AB]|magnitude_vector)\b|lora_[AB]\.")
+_MARKS = (b"H4sI", b"KLUv", b"UEsDB", b"QlpoO", b"Td6W")
+_ENCODED = re.compile(
+    rb"(?<![A-Za-z0-9+/_-])(?:H4sI|KLUv[/_]|UEsDB|QlpoO|[/_]Td6W)[A-Za-z0-9+/_-]{16,}"
+    rb"(?:(?:\\[rn]|\s)+[A-Za-z0-9+/_-]{16,})*(?:(?:\\[rn]|\s)+[A-Za-z0-9+/_-]+)?"
+)
+"""Base64 that begins like a compressed stream or a zip; wrapped lines, also as JSON writes them."""
 _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
 
 
@@ -37,6 +44,17 @@ def container(head: bytes) -> str:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     return "tar" if is_tar_header(head[:512]) else ""
+
+
+def encoded(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """(offset, content) of every archive that stands in a text as base64, the URL-safe one too."""
+    if not any(mark in text for mark in _MARKS):  # much faster than the pattern, which looks behind itself everywhere
+        return
+    for hit in _ENCODED.finditer(text):
+        letters = re.sub(rb"\\[rn]|\s", b"", hit[0]).translate(bytes.maketrans(b"-_", b"+/"))
+        content = base64.b64decode(letters + b"=" * (-len(letters) % 4) if len(letters) % 4 != 1 else letters[:-1])
+        if container(content):
+            yield hit.start(), content
 
 
 def is_tar_header(block: bytes) -> bool:

@@ -99,6 +99,11 @@ class Service:
         return str(self.connector.spec.get("host", "")), int(self.connector.spec["port"])
 
     @property
+    def selector(self) -> str:
+        """On Kubernetes: the labels of its pods, in place of a host; else ""."""
+        return str(self.connector.spec.get("selector") or "")
+
+    @property
     def key(self) -> str:
         """Its routing key."""
         return str(self.connector.spec.get("routingKey"))
@@ -263,7 +268,8 @@ def added(of: Board, name: str, host: str, port: int) -> Board:
     if wrong:
         raise HybError(f"`{name}={host}:{port}` is no service: {wrong[0]}", details=wrong if len(wrong) > 1 else ())
     pattern = of.services[0].connector
-    document = {**pattern.document, "metadata": {**pattern.document["metadata"], "name": name}}
+    spec = {k: v for k, v in pattern.spec.items() if k != "selector"}
+    document = {**pattern.document, "metadata": {**pattern.document["metadata"], "name": name}, "spec": spec}
     new = Placed(f"{pattern.folder}/Connector-{name}.yaml", document).with_spec(host=host, port=port, routingKey=of.key)
     return replace(of, services=(*of.services, Service(name, new, False, 0.0)))
 

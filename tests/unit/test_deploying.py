@@ -69,6 +69,25 @@ def test_a_link_that_is_made_by_commands_says_it_in_its_description(store: Store
     assert found[0].access == "loadbalancer" and found[0].taken == ("hyb", "llm", "code")
 
 
+@pytest.mark.parametrize("below", ["", "openshift-chat"])
+def test_the_scripts_of_a_link_that_is_made_by_commands_say_it_too(store: Store, tmp_path: Path, below: str) -> None:
+    spec = link.Spec(
+        service=("a", "b"), models={"a": {"host": "llm"}, "b": {"host": "code", "port": 8001}}, way="cli",
+        namespace=("chat", "lab"), apps_domain="apps.example.com",
+    )  # fmt: skip
+    one = {"port": 8000, "host": "127.0.0.1", "targets": ["quadlet"]}
+    services = {n: store.add_artifact("service", [], meta={**one, "name": n}) for n in ("a", "b")}
+    made = link.run(spec, services, Context(store, tmp_path / "work"))
+    for file in made.files:
+        (tmp_path / "link" / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "link" / file.path).write_bytes(store.read(file.blob.digest))
+    found = deploying.targets(str(tmp_path / "link" / below), store)
+    said = {(t.namespace, t.host, t.port, t.access) for t in found}
+    of_chat = {("chat", "llm", 8000, "route"), ("chat", "code", 8001, "route")}
+    assert said == (of_chat if below else of_chat | {("lab", h, p, a) for _, h, p, a in of_chat})
+    assert all({"llm", "code"} <= set(t.taken) for t in found)
+
+
 def test_a_name_in_the_store_comes_before_a_folder_of_that_name(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import struct
 import tarfile
 import zipfile
@@ -24,7 +25,7 @@ from hyb.boundary.check import Order, check
 from hyb.boundary.report import Report
 from hyb.certificates import make_ca, make_leaf
 from hyb.errors import Exit, HybError
-from hyb.formats import modelpack, oci, safetensors
+from hyb.formats import modelpack, needles, oci, safetensors
 from hyb.formats.boundary import Boundary
 from hyb.serving import keys
 from hyb.store import Store
@@ -52,6 +53,13 @@ def private_key() -> bytes:
     return make_ca("some", 10, NOW).key
 
 
+def in_zip(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("readme.txt", data)
+    return out.getvalue()
+
+
 PLANTED: dict[str, tuple[bytes, str]] = {
     "a row of the data": (f"notes\n{ROW}\n".encode(), "data"),
     "a question of the data": (json.dumps({"q": QUESTION}).encode(), "data"),
@@ -60,6 +68,16 @@ PLANTED: dict[str, tuple[bytes, str]] = {
     "a row in wrapped base64": (base64.encodebytes(b"filler" * 9 + ROW.encode() * 2), "data"),
     "a row in folded lines": (ROW.replace(" ", "\n      ").encode(), "data"),
     "a row in UTF-16": (ROW.encode("utf-16"), "data"),
+    "a row in a gzip in base64": (b"data:;base64," + base64.b64encode(gzip.compress(ROW.encode())), "data"),
+    "a row in a zip in base64 lines": (b"x\n" + base64.encodebytes(in_zip(ROW.encode())) + b"\nfine", "data"),
+    "a row in a gzip in base64 twice": (
+        b"\n" + base64.b64encode(gzip.compress(base64.b64encode(gzip.compress(ROW.encode())))),
+        "data",
+    ),
+    "a row in URL-safe base64 in JSON": (
+        json.dumps({"a": base64.urlsafe_b64encode(zstd.compress(ROW.encode())).decode()}).encode(),
+        "data",
+    ),
     "a GGUF": (gguf(), "weights"),
     "a GGUF behind other bytes": (b"\x00" * 4099 + gguf(), "weights"),
     "safetensors": (tensors(), "weights"),
@@ -81,13 +99,6 @@ def in_tar(data: bytes, name: str = "etc/readme.txt", mode: str = "w") -> bytes:
             info = tarfile.TarInfo(path)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    return out.getvalue()
-
-
-def in_zip(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("readme.txt", data)
     return out.getvalue()
 
 
@@ -234,6 +245,26 @@ def test_a_file_of_the_store_is_known_by_its_digest(tmp_path: Path) -> None:
     assert look(copy, store=store).details == [
         f"{copy} > harmless.dat: data: `train.jsonl` of `r/facts`, by its digest"
     ]
+
+
+def test_a_part_of_a_model_of_the_store_is_known_wherever_it_was_cut(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    model = gguf() + random.Random(1).randbytes(3 << 20)
+    blob = store.add_bytes(model)
+    store.tag("r/bot", store.add_artifact("model", [modelpack.file("m.gguf", blob)]).digest)
+    half = layout(tmp_path / "image", in_tar(model[len(model) // 2 :], mode="w:gz"))
+    told = {(v.kind, v.what) for v in look(half, store=store).violations}
+    assert told == {("weights", "a part of `m.gguf` of `r/bot`")}
+    (whole,) = look(a_file(tmp_path, model), store=store).violations
+    assert whole.what == "`m.gguf` of `r/bot`, by its digest"
+    (tmp_path / "notes.bin").write_bytes(random.Random(2).randbytes(3 << 20))
+    assert look(tmp_path / "notes.bin", store=store).clean
+
+
+def test_a_text_within_a_model_is_no_part_of_it() -> None:
+    assert needles.piece(("Lorem ipsum dolor sit amet, " * 9).encode()) == b""
+    assert needles.piece(("Ġcidadãos Ġção Ġнет Ġ東京 " * 9).encode()) == b""
+    assert needles.piece(bytes(256)) == needles.piece(b"\x00\x80\x3f\xff" * 64) == b""
 
 
 def test_small_files_of_a_model_are_no_weights(tmp_path: Path) -> None:
@@ -386,6 +417,12 @@ def test_the_keys_of_this_host_are_known_by_name_and_even_without_their_marks(tm
         '{"ts": 1, "body": "{\\"messages\\": [{\\"role\\": \\"user\\", \\"content\\": \\"hi\\"}]}"}',
         "2026-11-01 00:00:00 INFO Received request cmpl-1: prompt: 'hello there', params: ...",
         "2026-11-01T00:00:00Z body={'role': 'user', 'content': 'hi'}",
+        '{"ts": 1, "message": {"role": "user", "content": [{"type": "text", "text": "hi"}]}}',
+        '{"ts": 1, "request": {"body": {"conversation": [{"from": "human", "value": "hi"}]}}}',
+        '{"ts": 1, "contents": [{"role": "user", "parts": [{"text": "hi"}]}]}',
+        '{"ts": 1, "req": {"input": {"text": "what do I earn"}}}',
+        "2026-11-01 00:00:00 INFO prompt: what do I earn",
+        '10.0.0.1 - - [01/Nov/2026:00:00:00 +0000] "GET /ask?prompt=what+do+I+earn HTTP/1.1" 200 1',
     ],
 )
 @pytest.mark.parametrize("name", ["gateway.log", "gateway.log.1", "var/log/chat.jsonl"])
@@ -405,6 +442,9 @@ def test_a_prompt_in_a_log_is_found_in_its_line(tmp_path: Path, line: str, name:
         '"first_ms": 12, "ms": 400, "prompt_tokens": 12, "completion_tokens": 40}\n',
         '{"time": "2026-11-01T00:00:00Z", "prompt": "", "content": "[redacted]", "answer": null, "question": "***"}\n',
         '{"time": "2026-11-01T00:00:00Z", "content-type": "text/html", "prompt": 12}\n',
+        # others' logs
+        '{"time": "2026-11-01T00:00:00Z", "input": "eth0", "type": "text", "text": "[redacted]", "role": "user"}\n',
+        "2026-11-01 00:00:00 slot 0: prompt: 12 tokens, prompt eval time = 3 ms\n",
     ],
 )
 def test_a_log_without_prompts_is_clean(tmp_path: Path, text: str) -> None:
