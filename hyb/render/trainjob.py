@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyb.render.dump import Document
-from hyb.render.unit import GPU, label_mistake, reference_mistake
+from hyb.render.names import label_problem
+from hyb.render.unit import GPU, reference_mistake
 
 RUNTIME = "torch-distributed"
 VOLUME = "/work"
@@ -45,7 +46,7 @@ class TuneUnit:
 
 def mistakes(unit: TuneUnit) -> list[str]:
     """What a cluster would refuse."""
-    named = [m for m in (label_mistake(unit.name), label_mistake(unit.claim), reference_mistake(unit.image)) if m]
+    named = [m for m in (label_problem(unit.name), label_problem(unit.claim), reference_mistake(unit.image)) if m]
     if not 1 <= unit.nodes <= 1000:
         named.append(f"{unit.nodes} pods: from 1 to 1000")
     return named
