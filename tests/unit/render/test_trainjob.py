@@ -69,7 +69,8 @@ def test_the_pods_reach_each_other_and_names_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"name": "Bot"}, "no RFC 1123 label"), ({"claim": "a/b"}, "no RFC 1123 label"), ({"image": "a b"}, "no whole image"),
+        ({"name": "Bot"}, "no RFC 1123 label"), ({"claim": "a/b"}, "no RFC 1123 label"),
+        ({"image": "a b"}, "no whole image"),
         ({"nodes": 0}, "from 1 to 1000"),
     ],
 )  # fmt: skip
