@@ -27,11 +27,17 @@ from hyb.workers.noise import Noise
 from hyb.workers.objective import Answers
 from hyb.workers.protocol import Failed
 
+OFF: dict[str, Any] = {
+    "method": "sft", "beta": 0.1, "dora": False, "neftune": 0.0, "schedule": "linear", "decay": 0.2, "heldout": "",
+    "patience": 0, "evaluate_every": 0.5, "deterministic": False, "gpus": 1, "pack": "auto", "speed": {},
+}  # fmt: skip
+"""What a job need not say, as that of a benchmark: plain tuning."""
 METRICS = ("step", "loss", "lr", "grad_norm", "heldout_loss")
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Train, and write `adapter_model.safetensors`, `adapter_config.json` and `metrics.jsonl` into `job["out"]`."""
+    job = {**OFF, **job}
     models.make_deterministic(job["seed"], strict=job["deterministic"], share=ranks.count())
     device = models.pick_device(job["device"], ranks.local())
     tokenizer, config = models.load_tokenizer(job["model"]), models.load_config(job["model"])
@@ -48,7 +54,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     model, targets = lora.add_lora(model, job)
     longest = sorted(len(e.ids) for e in data.examples)[-job["batch"] * job["grad_accum"] :]
     plan, random = make_plan(job, model, device, size, longest), bool(job["dropout"] or job["neftune"])
-    net, noise = Net(model, device, Speed(**job.get("speed", {})), plan, noisy=random), Noise(model, job["neftune"])
+    net, noise = Net(model, device, Speed(**job["speed"]), plan, noisy=random), Noise(model, job["neftune"])
     objective = dpo.Preferences(net, noise, job["beta"]) if job["method"] == "dpo" else Answers(net, noise)
     run = training.Run(job, net, objective, data.examples, heldout)
     sequences = [row for e in data.examples for row in ((e.better, e.worse) if job["method"] == "dpo" else (e,))]
@@ -126,15 +132,15 @@ def make_plan(job: dict[str, Any], model: Any, device: torch.device, size: int, 
     """How the run uses this machine's memory; `rows`: tokens of the longest items of a step."""
     shape = memory.Shape.of(model.config.get_text_config(), model.dtype.itemsize, fusing(job))
     return memory.plan(
-        shape, device=device.type, free=models.free_memory(device), parameters=size, pack=job.get("pack", "auto"),
-        mode=job["gradient_checkpointing"], resident=job.get("speed", {}).get("resident", "auto"),
+        shape, device=device.type, free=models.free_memory(device), parameters=size, pack=job["pack"],
+        mode=job["gradient_checkpointing"], resident=job["speed"].get("resident", "auto"),
         quantized=job["quantize"] == "nf4" and fusing(job), rows=rows, batch=job["batch"],
     )  # fmt: skip
 
 
 def fusing(job: dict[str, Any]) -> bool:
     """Whether LoRA is computed as one function."""
-    return bool(job.get("speed", {}).get("fused", True)) and not job["dropout"] and not job["dora"]
+    return bool(job["speed"].get("fused", True)) and not job["dropout"] and not job["dora"]
 
 
 def _device_name(device: torch.device) -> str:
