@@ -4,18 +4,17 @@
 
 Same model, rows, LoRA (rank 16 on all linear layers), optimizer and rows to a step (8) for all; one epoch over the
 first rows of the quickstart's data. The Trainer shuffles rows and pads a batch to its longest; TRL runs once with its
-defaults and once with `packing=True` and as many tokens to a step. hyb runs with what `speed` has by default, and
-once with nothing shared between rows that begin alike. Real tokens count: no pad, and a shared token as often as rows
-have it. `CPU ms` is the processor's time for a token: on a machine that others use it moves less than the clock.
+defaults and once with `packing=True` and as many tokens to a step. hyb runs with what `speed` has by default, and once
+with nothing shared between rows that begin alike. Real tokens count: no pad, and a shared token as often as rows have
+it. `CPU ms` is the processor's time for a token: on a machine that others use it moves less than the clock.
 
 A run whose loss does not fall or whose gradient is zero is no result. And the losses must agree: once the Trainer is
 given hyb's rows in hyb's order with its learning rates, and each step's loss must be the same within 2 %.
 
 TRL is no dependency of hyb. `--trl` names the Python of an environment that has it beside hyb's packages:
 
-    python -m venv trl
-    python -c 'import site; print(site.getsitepackages()[0])' > trl/lib/python3.*/site-packages/a.pth
-    trl/bin/python -m pip install trl
+    python -m venv trl && python -c 'import site; print(site.getsitepackages()[0])' >
+    trl/lib/python3.*/site-packages/a.pth trl/bin/python -m pip install trl
 
 Without `--model` the model is random, of SmolLM2-135M's shape (30 layers, vocabulary 49,152).
 """
