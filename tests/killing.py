@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-CHANGES = ("os.rename", "os.mkdir", "os.rmdir", "os.remove")
+CHANGES = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link")
 
 
 def killed_at(number: int, work: Callable[[], object]) -> bool:

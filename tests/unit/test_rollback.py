@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from hyb.linking import folder
 from hyb.lock import Lock, Locked
 from hyb.progress import silent
 from hyb.store import Store
+from tests.killing import killed_at
 
 RECIPE = """\
 hyb: 1
@@ -390,28 +388,6 @@ def test_nothing_of_time_or_place_is_in_a_lock_or_an_artifact(lab: Lab, tmp_path
 # -- killed ----------------------------------------------------------------------------------------------------------
 
 
-def _killed_at(number: int, work: Callable[[], object]) -> bool:
-    """Run `work` in a child that is killed at its `number`-th change of the file system; False when it ended before."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def hook(event: str, args: tuple[Any, ...]) -> None:
-            nonlocal count
-            writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-            if writes or event in ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link"):
-                count += 1
-                if count == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 def _reset(lab: Lab, kept: Path) -> None:
     for name in ("store", "the link", "home", "recipe"):
         shutil.rmtree(lab.root / name, ignore_errors=True)
@@ -428,7 +404,7 @@ def test_a_rollback_killed_anywhere_is_ended_by_the_next_one_and_no_run_goes_ast
     points = cut = 0
     for number in range(1, 400):
         _reset(lab, tmp_path / "kept")
-        if not _killed_at(number, lab.back):
+        if not killed_at(number, lab.back):
             break
         points += 1
         ledger = lab.ledger
@@ -458,7 +434,7 @@ def test_a_run_killed_anywhere_is_noted_by_the_next_run_or_rollback(lab: Lab, tm
     whole = last = 0
     for number in range(1, 400):
         _reset(lab, tmp_path / "kept")
-        if not _killed_at(number, lab.run):
+        if not killed_at(number, lab.run):
             break
         standing = rollback.standing(lab.path, lab.store)
         if standing.ledger.current == 2:

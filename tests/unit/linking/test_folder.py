@@ -6,10 +6,8 @@ import base64
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +22,7 @@ from hyb.linking import folder as linking
 from hyb.stages import link
 from hyb.stages.base import Context
 from hyb.store import Store
+from tests.killing import killed_at
 
 NOW = datetime.now(UTC)
 SECRETS = {"private/Secret-link-public.yaml", "openshift/Secret-hyb-link-server.yaml"}
@@ -249,28 +248,6 @@ def test_a_disk_that_is_full_leaves_the_old_folder(place: Place, monkeypatch: py
     assert place.there() == before and not list(place.root.glob(".*"))
 
 
-def _killed_at(number: int, work: Callable[[], object]) -> bool:
-    """Run `work` in a child that is killed at its `number`-th change of the file system; False when it ended before."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def hook(event: str, args: tuple[Any, ...]) -> None:
-            nonlocal count
-            writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-            if writes or event in ("os.rename", "os.mkdir", "os.rmdir"):
-                count += 1
-                if count == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 @pytest.mark.parametrize("again", [False, True])
 def test_killed_anywhere_the_folder_is_whole_or_absent_and_the_next_call_ends_well(place: Place, again: bool) -> None:
     artifact, home = place.artifact, Path(place.environ["HOME"])
@@ -289,7 +266,7 @@ def test_killed_anywhere_the_folder_is_whole_or_absent_and_the_next_call_ends_we
         shutil.copytree(before / "home", home)
         if again:
             shutil.copytree(before / "out", place.out)
-        if not _killed_at(number, lambda: place.write(artifact, renew=again)):
+        if not killed_at(number, lambda: place.write(artifact, renew=again)):
             break
         points += 1
         if place.out.exists():

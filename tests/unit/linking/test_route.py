@@ -6,10 +6,8 @@ import json
 import os
 import random
 import shutil
-import signal
 import stat
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from hyb.linking.route import Done, Request
 from hyb.stages import link
 from hyb.stages.base import Context
 from hyb.store import Store
+from tests.killing import killed_at
 from tests.need import need
 from tests.parrot import Parrot
 from tests.skupper_docs import crd_mistakes
@@ -483,28 +482,6 @@ def test_another_site_on_this_host_is_left_alone(place: Place, monkeypatch: pyte
 # -- killed, and two at once -----------------------------------------------------------------------------------------
 
 
-def _killed_at(number: int, work: Callable[[], object]) -> bool:
-    """Run `work` in a child that is killed at its `number`-th change of the file system; False when it ended before."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def hook(event: str, args: tuple[Any, ...]) -> None:
-            nonlocal count
-            writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-            if writes or event in ("os.rename", "os.mkdir", "os.rmdir", "os.remove"):
-                count += 1
-                if count == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 def test_killed_anywhere_the_folder_is_the_one_before_or_the_one_after_and_the_next_move_ends_well(
     place: Place, tmp_path: Path
 ) -> None:
@@ -515,7 +492,7 @@ def test_killed_anywhere_the_folder_is_the_one_before_or_the_one_after_and_the_n
         shutil.rmtree(place.out, ignore_errors=True)
         shutil.copytree(tmp_path / "kept", place.out)
         request = Request(place.out, "green", at={"green": ("127.0.0.1", port(place.green))}, unchecked=True)
-        if not _killed_at(number, lambda r=request: moving.route(r, place.store, place.environ, place.say)):  # type: ignore[misc]
+        if not killed_at(number, lambda r=request: moving.route(r, place.store, place.environ, place.say)):  # type: ignore[misc]
             break
         points += 1
         folder.recover(place.out)
