@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.utils import CryptographyDeprecationWarning
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -35,7 +37,9 @@ def split_pem(data: bytes) -> Pair:
 
 def load(pem: bytes) -> list[x509.Certificate]:
     """All certificates of a PEM text, in order. Raises ValueError when there is none or one is damaged."""
-    return x509.load_pem_x509_certificates(pem)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # of a stranger's; a later version refuses it
+        return x509.load_pem_x509_certificates(pem)
 
 
 def private_key(pem: bytes, passphrase: bytes | None = None) -> Key:

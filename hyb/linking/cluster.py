@@ -30,6 +30,9 @@ _NO_CLUSTER = re.compile(
     re.IGNORECASE,
 )
 
+_LOG = re.compile(r"^[EWI]\d{4} .*\n", re.MULTILINE)
+"""Lines of the program's own log, before what it says to people."""
+
 
 class KindMissingError(Exception):
     """The cluster has no such kind."""
@@ -52,7 +55,7 @@ class Cluster:
         except HybError as error:
             raise FaultError("cluster", error.message) from error
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
+            said = _LOG.sub("", done.stderr.decode(errors="replace")).strip()
             if _NO_KIND.search(said):
                 raise KindMissingError(kind)
             line = next((x for x in said.splitlines() if _NO_CLUSTER.search(x)), said[:200])

@@ -129,8 +129,8 @@ def read(folder: Path) -> list[Side]:
     with fs.explained(f"can't read `{folder}`"):
         if not folder.is_dir():
             raise HybError(f"no folder `{folder}`", hint="`hyb link` writes one; or give the folder of a link")
-        places = [folder, *sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))]
-        sides = [side for place in places if (side := _side(place)) and (side.is_private or side.is_public)]
+        below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        sides = _sides(below) or _sides([folder])  # beside the folders may lie a token, which belongs to no side
     if not sides:
         raise HybError(
             f"`{folder}` is no folder of a link: no Link, Listener or RouterAccess in it or below",
@@ -139,13 +139,23 @@ def read(folder: Path) -> list[Side]:
     return sides
 
 
+def _sides(places: Sequence[Path]) -> list[Side]:
+    return [side for place in places if (side := _side(place)) and (side.is_private or side.is_public)]
+
+
 def private(sides: Sequence[Side], folder: Path) -> Side:
     """The one private side. Raises HybError when there is none or several."""
     found = [s for s in sides if s.is_private]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise HybError(f"`{folder}` has no private side: no Link in it", hint="copy the private folder here, too")
+        token = next((p for p in folder.glob("AccessToken-*.yaml")), None)
+        hint = (
+            f"make a Link of the token: `hyb link accept {token} --redeem`"
+            if token
+            else "copy the private folder here, too"
+        )
+        raise HybError(f"`{folder}` has no private side: no Link in it", hint=hint)
     names = ", ".join(f"`{s.path}`" for s in found)
     raise HybError(f"`{folder}` has several private sides: {names}", hint="name the folder of this host's")
 

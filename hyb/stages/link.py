@@ -19,7 +19,7 @@ from hyb.render.skupper import scripts
 from hyb.render.skupper.facts import LinkFacts, endpoints, server_names
 from hyb.stages.base import Context, Inputs, MaybeInputs, StagePlan
 from hyb.stages.link_facts import Model, access_of, facts_of, models_of
-from hyb.stages.link_spec import Spec
+from hyb.stages.link_spec import Spec, part_of
 
 SUMMARY = "let an OpenShift namespace call the served model through Skupper"
 REVISION = 2
@@ -30,10 +30,11 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
     """See hyb.stages.base. Nothing is opened: the documents are applied by a person."""
     if all(inputs.get(name) for name in spec.service):
         models = models_of(spec, {name: a for name in spec.service if (a := inputs.get(name))})
-        calls = "`, `".join(dict.fromkeys(f"{m.host}:{m.port}" for m in models))
+        called = [f"{m.host}:{m.port}" for m in models]
     else:
-        port = spec.port or "the service's port"
-        calls = f"{spec.host}:{port}"
+        parts = [part_of(spec, name) for name in spec.service]
+        called = [f"{part.host}:{part.port or 'the port of its service'}" for part in parts]
+    calls = "`, `".join(dict.fromkeys(called))
     access = access_of(spec)
     hosts = "`, `".join(dict.fromkeys(e.host for n in spec.namespace for e in endpoints(access, n)))
     ends = {"route": "Routes"}.get(spec.access, "reached at")

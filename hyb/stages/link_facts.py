@@ -9,7 +9,7 @@ from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.render import names
 from hyb.render.skupper.facts import Access, LinkFacts, PrivateSite, PublicSite, Service, Target
-from hyb.stages.link_spec import PrivatePart, Spec
+from hyb.stages.link_spec import PrivatePart, Spec, part_of
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,14 @@ def access_of(spec: Spec) -> Access:
 def models_of(spec: Spec, services: Mapping[str, Artifact]) -> tuple[Model, ...]:
     """The link's services in order. Raises HybError, see `facts_of`."""
     found, faults = [], []
-    one = len(spec.service) == 1
-    shared = one or (spec.strategy and len(spec.private_sites) < 2)  # one Service for all
     for name in spec.service:
-        meta, part = services[name].meta, spec.models.get(name)
+        meta, part = services[name].meta, part_of(spec, name)
         if problem := names.port_problem(meta.get("port")):
             faults.append(f"service `{name}`: its port {problem}")
             continue
-        key = (part.routing_key if part else "") or (spec.routing_key if one else name)
-        host = (part.host if part else "") or (spec.host if shared else key)
-        if problem := names.service_problem(host):
-            faults.append(f"service `{name}`: {problem}; give it a `host` in `models`")
         found.append(Model(
-            service=name, name=str(meta.get("name") or name), host=host, routing_key=key,
-            port=(part.port if part else None) or spec.port or int(meta["port"]),
-            observer=(part.observer if part else "") or spec.observer,
+            service=name, name=str(meta.get("name") or name), host=part.host, routing_key=part.routing_key,
+            port=part.port or int(meta["port"]), observer=part.observer,
             listens=_reached_at(str(meta.get("host") or "127.0.0.1")), target_port=int(meta["port"]),
         ))  # fmt: skip
     faults += _clashes(spec, found)
@@ -79,10 +72,7 @@ def _clashes(spec: Spec, models: list[Model]) -> list[str]:
         for other in models[:index]:
             pair = f"services `{other.service}` and `{model.service}`"
             same_place = (model.host, model.port) == (other.host, other.port)
-            if model.routing_key == other.routing_key and model.observer != other.observer:
-                found.append(f"{pair} have one routing key `{model.routing_key}` and different observers:"
-                             " one key, one protocol")  # fmt: skip
-            elif same_place and model.observer != other.observer:
+            if same_place and model.observer != other.observer:
                 found.append(f"{pair} are both `{model.host}:{model.port}`, with different observers")
             elif same_place and model.routing_key != other.routing_key and not spec.strategy:
                 found.append(f"{pair} are both `{model.host}:{model.port}`: give them different hosts or ports, one"

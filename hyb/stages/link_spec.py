@@ -317,7 +317,7 @@ class Spec(StageSpec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Spec:
-        _good("", "; ".join([*_sides(self), *_selectors(self), *_strategy(self), *_cli(self)]))
+        _good("", "; ".join([*_sides(self), *_selectors(self), *_strategy(self), *_models(self), *_cli(self)]))
         return self
 
 
@@ -376,6 +376,32 @@ def _strategy(spec: Spec) -> list[str]:
         if members(spec) and not any(spec.weights.get(m, 1) for m in members(spec)):
             found.append("every weight is 0: nothing would be chosen")
     return found
+
+
+def part_of(spec: Spec, service: str) -> ModelPart:
+    """What of one of the services can be said without it: the fields of its own, and the defaults of the others."""
+    part, one = spec.models.get(service) or ModelPart(), len(spec.service) == 1
+    shared = one or (spec.strategy and len(spec.private_sites) < 2)  # one Service for all
+    key = part.routing_key or (spec.routing_key if one else service)
+    return ModelPart.model_construct(  # a service's own name may be no host: `_models` says so
+        host=part.host or (spec.host if shared else key), routing_key=key, port=part.port or spec.port,
+        observer=part.observer or spec.observer,
+    )  # fmt: skip
+
+
+def _models(spec: Spec) -> list[str]:
+    """Services that pods can't call by their name, or that are of one routing key and of different protocols."""
+    found: dict[str, tuple[str, str]] = {}
+    clashes = []
+    for service in spec.service:
+        part = part_of(spec, service)
+        if problem := names.service_problem(part.host):
+            clashes.append(f"service `{service}`: {problem}; give it a `host` in `models`")
+        first, observer = found.setdefault(part.routing_key, (service, part.observer))
+        if observer != part.observer:
+            clashes.append(f"services `{first}` and `{service}` have one routing key `{part.routing_key}` and different"
+                           " observers: one key, one protocol")  # fmt: skip
+    return clashes
 
 
 def _cli(spec: Spec) -> list[str]:

@@ -17,6 +17,7 @@ from hyb import certificates
 from hyb.errors import Exit, HybError
 from hyb.linking import folder as linking
 from hyb.linking import redeem as rd
+from hyb.linking import sides
 from hyb.linking import token as tk
 from hyb.linking.accept import accept
 from tests.unit.linking.test_folder import Place
@@ -43,6 +44,11 @@ def test_on_a_host_a_token_lies_beside_the_resources_and_not_among_them(place: P
     path = place.out / "AccessToken-link-public.yaml"
     assert path.stat().st_mode & 0o777 == 0o600 and yaml.safe_load(path.read_text())["spec"]["code"] == CODE
     assert linking.check_folder(place.out) == []
+    found = sides.read(place.out)
+    assert not any(side.of("AccessToken") for side in found), "a router would be started with the token alone"
+    with pytest.raises(HybError, match="no Link in it") as caught:
+        sides.private(found, place.out)
+    assert f"hyb link accept {path} --redeem" in caught.value.hint
 
 
 def test_in_a_cluster_a_token_is_one_of_the_documents_with_the_sites_cost(place: Place) -> None:

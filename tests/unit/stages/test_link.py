@@ -216,7 +216,7 @@ def test_a_service_without_a_port_is_an_error(tmp_path: Path, port: Any) -> None
 def test_the_plan_says_where_it_goes_and_opens_nothing(tmp_path: Path) -> None:
     spec = link.Spec(**GOOD)
     before = link.plan(spec, {"service": None})
-    assert "`llm:the service's port` in namespace `chat`" in before.makes and before.opens == ()
+    assert "`llm:the port of its service` in namespace `chat`" in before.makes and before.opens == ()
     assert "hyb-edge-chat.apps.example.com" in before.makes
     assert "`llm:8001`" in link.plan(spec, {"service": service(Store(tmp_path / "s"))}).makes
 
@@ -294,8 +294,8 @@ def test_two_services_of_one_routing_key_are_balanced_behind_one_listener(tmp_pa
 
 def test_two_services_with_one_routing_key_and_different_protocols_are_refused(tmp_path: Path) -> None:
     models = {"small": {"routing_key": "llm"}, "large": {"routing_key": "llm", "observer": "http2"}}
-    with pytest.raises(HybError, match="one routing key `llm` and different observers: one key, one protocol"):
-        several(tmp_path, TWO, models=models)
+    with pytest.raises(ValidationError, match="one routing key `llm` and different observers: one key, one protocol"):
+        several(tmp_path, TWO, models=models)  # before anything of the chain is made
 
 
 def test_several_hosts_serve_one_routing_key_by_cost(tmp_path: Path) -> None:
@@ -362,3 +362,16 @@ def test_a_link_without_an_address_has_no_private_side_yet(tmp_path: Path) -> No
     assert [t["of"] for t in meta["to_make"]] == ["issuer"]
     files, meta = several(tmp_path, {"bot": {}}, **LB, way="issuer", link_host="192.0.2.1")
     assert meta["pending"] is False and "private/Link-link-public.yaml" in files
+
+
+def test_a_plan_names_the_service_of_each_model() -> None:
+    spec = link.Spec(**{**GOOD, "service": ["small", "large"], "models": {"large": {"host": "big", "port": 80}}})
+    told = link.plan(spec, {"small": None, "large": None}).makes
+    assert "`small:the port of its service`, `big:80`" in told
+
+
+def test_a_service_whose_name_is_no_host_needs_one() -> None:
+    wanted = {**GOOD, "service": ["r/small", "large"]}
+    with pytest.raises(ValidationError, match=r"service `r/small`: .* give it a `host` in `models`"):
+        link.Spec(**wanted)
+    assert link.Spec(**wanted, models={"r/small": {"host": "small"}})
