@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import sys
 from types import FrameType
@@ -28,24 +29,41 @@ def run_command(word: str, arguments: list[str]) -> int:
             raise HybError(f"no command `{word}`", hint=_near(word), code=Exit.USAGE)
         command = build(word)
         result = command.main(args=arguments, prog_name=f"hyb {word}", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except HybError as error:
-        show_error(error, as_json=as_json)
-        return int(error.code)
+        return _told(error, as_json)
     except UsageProblem as error:
         text = error.format_message()  # type: ignore[attr-defined]
-        usage = HybError(text[:1].lower() + text[1:].rstrip("."), hint=f"`hyb {word} --help` explains", code=Exit.USAGE)
-        show_error(usage, as_json=as_json)
-        return int(Exit.USAGE)
-    except (KeyboardInterrupt, typer.Abort):
-        show_error(
-            HybError("interrupted; what is whole is kept, run it again to go on", code=Exit.INTERRUPTED),
-            as_json=as_json,
+        return _told(
+            HybError(text[:1].lower() + text[1:].rstrip("."), hint=f"`hyb {word} --help` explains", code=Exit.USAGE),
+            as_json,
         )
-        return int(Exit.INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        told = HybError("interrupted; what is whole is kept, run it again to go on", code=Exit.INTERRUPTED)
+        return _told(told, as_json)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone: nobody to tell
-        return 0
+        return _nobody_reads(0)
+    except SystemExit as error:  # what typer makes of a broken pipe: the cause is all that tells it
+        if isinstance(error.__context__, BrokenPipeError):
+            return _nobody_reads(0)
+        raise
+
+
+def _told(error: HybError, as_json: bool) -> int:
+    try:
+        show_error(error, as_json=as_json)
+    except BrokenPipeError:
+        return _nobody_reads(int(error.code))
+    return int(error.code)
+
+
+def _nobody_reads(code: int) -> int:
+    """The reader has gone: what is still to be written goes nowhere, so that Python says nothing of it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    return code
 
 
 def build(name: str) -> Any:

@@ -117,6 +117,6 @@ def place_of(text: str) -> tuple[str, tuple[str, int]]:
 
     name, _, place = text.partition("=")
     host, _, number = place.rpartition(":")
-    if not name or not host or not number.isascii() or not number.isdigit():
+    if not name or not host or not number.isascii() or not number.isdigit() or not 0 < int(number[:6]) < 65536:
         raise HybError(f"`{text}` is no service", hint="write `green=127.0.0.1:8001`", code=Exit.USAGE)
     return name, (host.strip("[]"), int(number))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -41,13 +41,14 @@ def sides_of(
     sides = []
     for folder in sorted(folders, key=lambda name: (of_public(name), name)):
         documents = folders[folder]
-        platform = "" if of_public(folder) else (platforms or {}).get(folder) or _platform(documents)
+        platform = "" if of_public(folder) else (platforms or {}).get(folder) or platform_of(documents)
         sides.append(skupper_check.Side(folder, documents, of_public(folder), platform))
     return sides, mistakes
 
 
-def _platform(documents: list[Any]) -> str:
+def platform_of(documents: Iterable[Any]) -> str:
     """What the Site says; else Podman, unless a Connector has a sense in a cluster only."""
+    documents = list(documents)
     for site in of(documents, "Site"):
         if told := as_map(as_map(site.get("metadata")).get("annotations")).get(sk.PLATFORM):
             return str(told)

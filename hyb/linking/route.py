@@ -243,10 +243,11 @@ def _check(folder: Path, files: Mapping[str, bytes]) -> None:
 def _hosts(
     request: Request, changed: Mapping[str, object], after: Mapping[str, bytes], environ: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
-    """Private folders that changed: those whose router runs on this host, and what to run for the others."""
+    """Private folders that changed: those whose router runs on this host, and what to run for the others. A site in
+    Kubernetes is no host's: `routes.to_run` has its commands."""
     there = routes.placed(after)
-    private = {p.folder for p in there if p.kind == "Link"}
-    touched = sorted({path.rpartition("/")[0] for path in changed} & private)
+    private = {p.folder for p in there if p.kind in ("Link", "AccessToken")}
+    touched = sorted({path.rpartition("/")[0] for path in changed} & private - routes.in_cluster(there))
     here = [side for side in touched if request.reload and _runs_here(request.folder / side, there, side, environ)]
     many = len(private) > 1
     todo = [

@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from hyb.errors import Exit, HybError
+from hyb.linking.reading import platform_of
 from hyb.linking.routed import Route
 from hyb.render import names
 from hyb.render.dump import dump
@@ -364,14 +365,32 @@ def _aside(of: Board) -> dict[str, str]:
 
 
 def to_run(before: Mapping[str, bytes], after: Mapping[str, bytes], folder: str) -> list[str]:
-    """What a person runs in each namespace after a change, a line each. `folder`: the link's, as it is written."""
+    """What a person runs in each cluster after a change, a line each. `folder`: the link's, as it is written.
+
+    In a namespace the old Listener goes first: both make a Service of one name. A private site in Kubernetes gets the
+    new Connector first, so that there is always one.
+    """
     old, new = {p.path: p for p in placed(before)}, {p.path: p for p in placed(after)}
-    public = {p.folder for p in new.values() if p.kind == "RouterAccess"}
-    lines = []
-    for side in sorted(public):
+    public, lines = {p.folder for p in new.values() if p.kind == "RouterAccess"}, []
+    for side in sorted(public | in_cluster(new.values())):
         gone = [p for path, p in old.items() if p.folder == side and path not in new]
         changed = [p for p in new.values() if p.folder == side and before.get(p.path) != after[p.path]]
         where = next((f" -n {p.namespace}" for p in new.values() if p.folder == side and p.namespace), "")
-        lines += [f"oc delete {p.kind.lower()} {p.name}{where}" for p in gone]
-        lines += [f"oc apply -f {folder}/{side}/{where}"] if changed else []
+        program = "oc" if side in public else "kubectl"
+        deleted = [f"{program} delete {p.kind.lower()} {p.name}{where}" for p in gone]
+        applied = [f"{program} apply -f {folder}/{side}/{where}"] if changed else []
+        lines += [*deleted, *applied] if side in public else [*applied, *deleted]
     return lines
+
+
+def in_cluster(there: Iterable[Placed]) -> set[str]:
+    """Private folders whose site runs in Kubernetes."""
+    sides: dict[str, list[Placed]] = {}
+    for p in there:
+        sides.setdefault(p.folder, []).append(p)
+    return {
+        side
+        for side, placed_ in sides.items()
+        if not any(p.kind == "RouterAccess" for p in placed_)
+        and platform_of([p.document for p in placed_]) == "kubernetes"
+    }

@@ -25,6 +25,7 @@ from hyb import digest as dg
 from hyb import engine, fs, owned
 from hyb.errors import Exit, HybError
 from hyb.linking.folder import MARK, MARKER
+from hyb.linking.reading import platform_of
 from hyb.linking.sides import Side
 from hyb.places import data_home
 from hyb.progress import Say, silent
@@ -62,7 +63,7 @@ class Site:
 
 def of(side: Side, environ: Mapping[str, str], uid: int, platform: str = "") -> Site:
     """The site that a link's private side belongs to. Raises HybError for a platform that is none of this host's."""
-    chosen = platform or environ.get("SKUPPER_PLATFORM") or "podman"
+    chosen = platform or environ.get("SKUPPER_PLATFORM") or platform_of(side.documents)
     if chosen not in PLATFORMS:
         hint = "a site in Kubernetes is applied with `kubectl`" if chosen == "kubernetes" else ""
         raise HybError(f"`{chosen}` is no platform of this host: {', '.join(PLATFORMS)}", hint=hint)

@@ -146,7 +146,7 @@ def _service(these: str) -> list[Rule]:
     ]  # fmt: skip
 
 
-_LINK = "`hyb link … --renew`, then apply both sides; `APPLY.md` says how"
+_LINK = "`hyb link renew`, then apply what it names on both sides"
 
 
 def _cluster_certificates(facts: DeployFacts) -> list[Rule]:

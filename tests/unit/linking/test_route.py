@@ -115,6 +115,37 @@ def spec(place: Place, path: str) -> dict[str, Any]:
     return found
 
 
+# -- a private site in Kubernetes ------------------------------------------------------------------------------------
+
+
+def in_cluster(place: Place) -> Done:
+    """All traffic to a Service beside."""
+    request = Request(place.out, "green", at={"green": ("green.models.svc", 8001)}, unchecked=True)
+    return moving.route(request, place.store, place.environ, place.say)
+
+
+def test_a_site_in_kubernetes_is_applied_there_and_the_new_connector_comes_first(
+    tmp_path: Path, birds: tuple[Parrot, Parrot]
+) -> None:
+    place = Place(tmp_path, *birds, platform="kubernetes", target_host="llm.models.svc")
+    done = in_cluster(place)
+    assert done.todo == (
+        f"kubectl apply -f {place.out}/private/ -n default", "kubectl delete connector llm -n default",
+    )  # fmt: skip
+
+
+def test_a_service_with_an_address_can_stand_beside_one_that_is_chosen_by_pods(
+    tmp_path: Path, birds: tuple[Parrot, Parrot]
+) -> None:
+    place = Place(tmp_path, *birds, platform="kubernetes", selector="app=llm")
+    (found,) = moving.board(place.out).services
+    assert moving.service_dict(found)["host"] == "" and found.selector == "app=llm"
+    in_cluster(place)
+    assert "selector" not in spec(place, "private/Connector-green.yaml") and place.shares() == {"green": 100}
+    place.route(back=True, unchecked=True)
+    assert spec(place, "private/Connector-llm.yaml")["selector"] == "app=llm"
+
+
 # -- one host --------------------------------------------------------------------------------------------------------
 
 

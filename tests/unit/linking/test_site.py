@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hyb.cli.commands import run_command
 from hyb.errors import Exit, HybError
@@ -21,6 +22,7 @@ from hyb.linking import site as sites
 from hyb.linking.folder import MARKER
 from hyb.linking.sides import Side
 from hyb.linking.site import Copy, Site
+from hyb.render.skupper.documents import PLATFORM
 from tests import link_peers as peers
 
 CA = peers.Authority.new()
@@ -378,3 +380,14 @@ def test_something_else_is_no_container(printed: bytes) -> None:
 )
 def test_link_status_is_read_as_a_table(text: str, names: list[str]) -> None:
     assert [x.name for x in local.parsed_lines(text)] == names
+
+
+def test_a_site_that_the_documents_put_into_kubernetes_is_none_of_this_host(host: Host) -> None:
+    site = host.link / "private" / "Site-private.yaml"
+    document = yaml.safe_load(site.read_text())
+    document["metadata"]["annotations"] = {PLATFORM: "kubernetes"}
+    site.write_text(yaml.safe_dump(document))
+    with pytest.raises(HybError, match="`kubernetes` is no platform of this host") as error:
+        sites.of(host.side, os.environ, 1000)
+    assert "kubectl" in error.value.hint
+    assert sites.of(host.side, os.environ, 1000, "docker").platform == "docker", "what is said counts more"
