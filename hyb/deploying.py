@@ -90,7 +90,7 @@ def files_of(facts: DeployFacts, taken: tuple[str, ...] = ()) -> dict[str, str]:
 
 def write(facts: DeployFacts, files: Mapping[str, str], out: Path, *, force: bool = False) -> list[Path]:
     """Make `out` hold exactly these files. Raises HybError when it holds something else, or was edited."""
-    mark = owned.Mark(KIND, of=f"{facts.name}.{facts.namespace}")
+    mark = owned.Mark(KIND, of=f"page `{facts.name}` of `{facts.namespace}`")
     place = out.resolve()
     with fs.explained(f"can't read `{out}`"):
         owned.check_target(place, out, mark, force=force)

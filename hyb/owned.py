@@ -84,18 +84,25 @@ def digests(folder: Path, mark: Mark) -> dict[str, str]:
 
 
 def recover(out: Path) -> None:
-    """Put a folder back that a killed process had moved aside and not replaced yet; remove one that was replaced.
+    """Put a folder back that a killed process had moved aside and not replaced yet; remove what else it left.
 
-    Raises OSError.
+    `publish` does this itself. Raises OSError.
     """
     if not out.parent.is_dir():
         return
     with _locked_folder(out.parent):
-        for aside in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.{_OLD}")):
-            if out.exists():
-                shutil.rmtree(aside)
-            else:
-                aside.replace(out)
+        _recover(out)
+
+
+def _recover(out: Path) -> None:
+    """What a killed process has left beside `out` may hold keys, or be the only copy of what a person edited."""
+    for aside in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.{_OLD}")):
+        if out.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.replace(out)
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.{_TEMPORARY}"):
+        shutil.rmtree(left)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -128,9 +135,7 @@ def publish(out: Path, shown: Path, files: Mapping[str, bytes], mark: Mark, *, f
     marker = json.dumps({mark.kind: _FORMAT, **told, "files": digests}, sort_keys=True, indent=1).encode()
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked_folder(out.parent):
-        for suffix in (_TEMPORARY, _OLD):  # of a process that was killed: they may hold keys
-            for left in out.parent.glob(f".{glob.escape(out.name)}.*.{suffix}"):
-                shutil.rmtree(left)
+        _recover(out)
         check_target(out, shown, mark, force=force)  # again, now that nobody else of us writes here
         if out.is_dir() and not force and (out / mark.file).is_file() and (out / mark.file).read_bytes() == marker:
             _set_modes(out, mark)

@@ -13,12 +13,16 @@ import pytest
 
 MODULES = {
     "cloudcoil.models.prometheus_operator",
+    "detect_secrets",
+    "phonenumbers",
+    "jinja2",
     "torch",
     "transformers",
     "peft",
     "bitsandbytes",
     "xllamacpp",
     "openai",
+    "lm_eval",
     "jsonschema",
     "kubernetes_validate",
 }
@@ -47,6 +51,7 @@ ORACLES = {
     "kustomize": "HYB_KUSTOMIZE",
     "gateway_api": "HYB_GATEWAY_API",
     "axe": "HYB_AXE",
+    "kubeflow": "HYB_KUBEFLOW",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")

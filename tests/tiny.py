@@ -37,6 +37,15 @@ R1 = (
     "{% else %}{{ '<｜Assistant｜>' + message['content'].split('</think>')[-1] + eos_token }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
 )
+DISTILL = (
+    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{bos_token}}"
+    "{{ns.system_prompt}}{%- for message in messages %}{{'<｜User｜>' + message['content']}}"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{'<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>'}}{%- endfor -%}"
+    "{% if add_generation_prompt and not ns.is_tool %}"
+    "{{'<｜Assistant｜><think>\\n'}}{% endif %}"
+)
+"""The words by which a shipped template of the R1-Distill family is known; it does not render."""
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -200,3 +209,13 @@ def chat_row(question: str, answer: str, *, row_id: str = "", system: str = "", 
         "messages": messages,
         "meta": {"source": "facts.jsonl", "line": line},
     }
+
+
+def plain_net(model: Any) -> Any:
+    """A model on the CPU as the tuner computes it (`hyb.workers.net.Net`), with no lever on."""
+    import torch
+
+    from hyb.formats.memory import Plan
+    from hyb.workers.net import Net, Speed
+
+    return Net(model, torch.device("cpu"), Speed(), Plan(0, "none", False))

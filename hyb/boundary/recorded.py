@@ -18,7 +18,6 @@ from hyb.artifact import Artifact
 from hyb.digest import is_digest
 from hyb.errors import Exit, HybError
 from hyb.formats.boundary import Boundary, parse
-from hyb.hub.registry_auth import is_loopback
 from hyb.recipe import Recipe
 from hyb.store import Store
 
@@ -44,6 +43,8 @@ def record(store: Store, recipe: Recipe) -> None:
 
 def check_push(store: Store, artifacts: list[Artifact], host: str) -> None:
     """Raise HybError (exit 4) when a recorded boundary forbids that one of these goes to a registry at `host`."""
+    from hyb.hub.registry_auth import is_loopback  # a push alone needs it: every run imports this module
+
     known = _read(store)
     if not known or is_loopback(host):
         return

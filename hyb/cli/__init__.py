@@ -64,6 +64,7 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "generate": ("data_generate", "Have a teacher model write questions and answers about documents"),
         "lint": ("data_lint", "Check an InstructLab taxonomy, every rule with its line"),
         "preview": ("data_preview", "Show what a model sees, and which tokens are trained"),
+        "scan": ("data_scan", "Look for secrets and personal data, with file and line"),
         "stats": ("data_stats", "Show lengths, duplicates, contamination, languages"),
     },
     "link": {

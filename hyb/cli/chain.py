@@ -102,21 +102,55 @@ def tune(
         str | None, typer.Option("--targets", metavar="LIST", help="all-linear, or modules with commas.")
     ] = None,
     think: Annotated[
-        str | None, typer.Option("--think", metavar="keep|empty", help="How reasoning models are trained.")
+        str | None, typer.Option("--think", metavar="keep|empty|generate", help="How reasoning models are trained.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="sft|dpo", help="Learn answers, or which of two is better.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", metavar="linear|cosine|wsd|constant", help="How the rate falls.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="Stop after so many looks without a better held-out loss.", show_default=False),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs that share each step.", show_default=False)] = None,
     seed: SeedOption = None,
+    inside: Annotated[
+        str, typer.Option("--in", metavar="podman", help="Train in a container without a network.", show_default=False)
+    ] = "",
+    image: Annotated[
+        str, typer.Option("--image", metavar="IMAGE", help="The tuner's image, with --in podman or --trainjob.")
+    ] = "",
+    trainjob: Annotated[
+        Path | None, typer.Option("--trainjob", metavar="DIR", help="Write a Kubeflow TrainJob, and train nothing.")
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", help="Pods of the TrainJob, --gpus in each.")] = 1,
+    claim: Annotated[
+        str, typer.Option("--claim", metavar="NAME", help="The TrainJob's PersistentVolumeClaim.")
+    ] = "hyb-tune",
+    trained: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Take what a TrainJob trained, not train here.")
+    ] = None,
 ) -> None:
     """Train a LoRA adapter, the base in 4-bit NF4 or as it is. Checkpoints are kept: killed, it goes on from the last.
 
     Example: hyb tune deepseek-r1-1.5b --data data/ --name bot --quantize nf4 --rank 16
     """
+    from hyb.cli.tuning import TrainJob, options
+
     chain = Chain(s)
     base, rows = chain.model(model), chain.data(data)
     wanted = targets.split(",") if targets and "," in targets else targets
     chain.add(
         name or f"{base}-tuned", stage="tune", model=base, data=rows, quantize=quantize, rank=rank, alpha=alpha, lr=lr,
         epochs=epochs, batch=batch, max_length=max_length, targets=wanted, think=think, seed=seed,
+        method=method, schedule=schedule, patience=patience, gpus=gpus,
     )  # fmt: skip
+    if trainjob:
+        TrainJob(trainjob, image, nodes, claim).write(s, chain)
+        return
+    chain.container, chain.trained = options(inside, image, trained)
     chain.run()
 
 
@@ -134,18 +168,56 @@ def eval_(
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", help="Most tokens an answer.", show_default=False)
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="NAME|URL", help="Compare with this model, adapter or endpoint instead."),
+    ] = None,
+    probes: Annotated[
+        str | None, typer.Option("--probes", metavar="PATH", help="Questions that say what must not be told.")
+    ] = None,
+    leaks: Annotated[bool, typer.Option("--leaks", help="Look for training answers where nobody asked.")] = False,
+    perplexity: Annotated[bool, typer.Option("--perplexity", help="Of held-out answers and general texts.")] = False,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="A task of lm-evaluation-harness.")
+    ] = None,
+    tasks_folder: Annotated[
+        str | None, typer.Option("--tasks-folder", metavar="DIR", help="A folder with tasks of your own.")
+    ] = None,
 ) -> None:
     """Ask the held-out and control questions, of an adapter before and after; score, report, gate.
 
-    Example: hyb eval bot --data facts --gate 'recall>=0.9'
+    --against asks another in place of the model before tuning: the same questions, compared one by one. It takes a name
+    of the store, a name of `hyb ps`, or the URL of an OpenAI-compatible API (its key in HYB_API_KEY).
+
+    Example: hyb eval bot --data facts --gate 'recall>=0.9' --gate 'control_gain surely>=-0.2'
     """
     chain = Chain(s)
     examined, rows = chain.model(model), chain.data(data, holdout, control)
     gates = dict(gate_of(g) for g in gate or [])
     chain.add(
-        name or f"{examined}-report", stage="eval", model=examined, data=rows, gate=gates or None, max_tokens=max_tokens
-    )
+        name or f"{examined}-report", stage="eval", model=examined, data=rows, gate=gates or None,
+        max_tokens=max_tokens, probes=path_text(probes) if probes else None, leaks=leaks or None,
+        perplexity=perplexity or None, tasks=task or None,
+        tasks_folder=path_text(tasks_folder) if tasks_folder else None, **_rival(chain, against),
+    )  # fmt: skip
     chain.run()
+
+
+def _rival(chain: Chain, text: str | None) -> dict[str, str]:
+    """The fields that say what is compared with: an artifact; or an endpoint, which is asked anew each time."""
+    import os
+    from datetime import UTC, datetime
+
+    from hyb.serving import manager
+
+    if not text:
+        return {}
+    served = "://" in text and not text.startswith(("hf://", "pypi://", "oci://"))
+    if not served and text not in chain.s.store.tags() and text in {x.name for x in manager.ps(os.environ)}:
+        served = True
+    if served:
+        return {"endpoint": text, "asked_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {"against": chain.model(text)}
 
 
 @command
@@ -160,6 +232,9 @@ def export(
     ] = None,
     imatrix: Annotated[
         str | None, typer.Option("--imatrix", metavar="NAME|PATH", help="A data set that says which weights matter.")
+    ] = None,
+    merge: Annotated[
+        str | None, typer.Option("--merge", metavar="trained|base", help="Into which weights an adapter is merged.")
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Size, perplexity and recall of several quantizations (with commas).")
@@ -180,7 +255,7 @@ def export(
     if compare:
         from hyb.cli.compare import compare as compare_all
 
-        compare_all(s, model, quantize, data=data, imatrix=imatrix, name=name, format=format)
+        compare_all(s, model, quantize, data=data, imatrix=imatrix, name=name, format=format, merge=merge)
         return
     if data:
         raise HybError("`--data` is for `--compare`", hint="see `hyb export --help`", code=Exit.USAGE)
@@ -190,7 +265,7 @@ def export(
     suffix = "-".join(x for x in (format, quantize, "imatrix" if imatrix else "") if x) or "export"
     chain.add(
         name or f"{chosen}-{suffix}".replace("_", "-"), stage="export", model=chosen, format=format, quantize=quantize,
-        imatrix=weighed,
+        imatrix=weighed, merge=merge,
     )  # fmt: skip
     chain.run()
 
@@ -263,6 +338,8 @@ class Chain:
         self.raw: dict[str, dict[str, Any]] = {}
         self.given: dict[str, str] = {}
         self.kinds: dict[str, str] = {}
+        self.container = ""
+        self.trained: Path | None = None
 
     def add(self, name: str, /, **fields: Any) -> Chain:
         """A stage; fields that are None are left to the Spec."""
@@ -310,7 +387,7 @@ class Chain:
         from hyb.run import run
 
         recipe = build("", self.raw, self.given, self.kinds, Path())
-        options = self.s.options(None)
+        options = self.s.options(None, container=self.container, trained=self.trained)
         if self.s.dry_run:
             _show_plan(self.s, recipe, options)
             return []
@@ -364,12 +441,12 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def gate_of(text: str) -> tuple[str, str]:
-    """`recall>=0.9` → ("recall", ">= 0.9"). Raises HybError (exit 2)."""
+    """`recall>=0.9` → ("recall", ">= 0.9"); `recall surely>=0.9` too. Raises HybError (exit 2)."""
     import re
 
     from hyb.errors import Exit, HybError
 
-    match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|==|>|<)\s*(\S+)\s*", text)
+    match = re.fullmatch(r"\s*([\w.+-]+?)\s*(\bsurely\s*)?(>=|<=|==|>|<)\s*(\S+)\s*", text)
     if not match:
         raise HybError(f"`{text}` is no gate", hint="write a score and a bound, `recall>=0.9`", code=Exit.USAGE)
-    return match[1], f"{match[2]} {match[3]}"
+    return match[1], f"{'surely ' if match[2] else ''}{match[3]} {match[4]}"

@@ -21,11 +21,13 @@ def compare(
     imatrix: str | None,
     name: str | None,
     format: str | None,
+    merge: str | None = None,
 ) -> None:
     """Make each quantization, ask each the data set's questions, measure, show the table. Raises HybError."""
     from hyb import comparison
     from hyb.cli.chain import Chain
     from hyb.errors import Exit, HybError
+    from hyb.stages.asked import questions as asked_of
     from hyb.stages.export import WEIGHED
 
     if format not in (None, "gguf"):
@@ -35,7 +37,7 @@ def compare(
     kind = chain.kinds[chosen]
     if kind == "adapter":
         source = f"{chosen}-merged"
-        chain.add(source, stage="export", model=chosen, format="safetensors")
+        chain.add(source, stage="export", model=chosen, format="safetensors", merge=merge)
     asked = chain.data(data) if data else None
     weighed = chain.data(imatrix) if imatrix and imatrix != data else asked if imatrix else None
     wanted = list(dict.fromkeys(x.strip() for x in (quantize or ",".join(comparison.DEFAULT)).split(",")))
@@ -52,17 +54,23 @@ def compare(
     candidates = [comparison.Candidate(q, results[n], results.get(f"{n}-exam")) for q, n in names.items()]
     of_data = chain.given.get(asked) or results[asked].digest if asked else ""
     subject = s.store.artifact(chain.given[chosen])
-    report = comparison.compare(s.store, name or f"{chosen}-comparison", subject, candidates, s.talk, data=of_data)
+    report = comparison.compare(
+        s.store, name or f"{chosen}-comparison", subject, candidates, s.talk, data=of_data,
+        source=results[source] if kind == "adapter" else None,
+        prompts=asked_of(s.store.view(s.store.artifact(of_data)) if of_data else None),
+    )  # fmt: skip
     s.show({"report": report.digest, **_document(report, s.store)}, comparison_text(report, s.store))
 
 
 def comparison_text(report: Artifact, store: Store) -> str:
     """The table for people, and how it was made."""
     from hyb.formats import comparison as table
+    from hyb.formats import nearness
 
     found = _document(report, store)
     header, cells = table.rows(found)
-    return f"{columns(cells, header)}\n{found['method']}"
+    merge = nearness.sentences(found.get("merge", {}))
+    return "\n".join([columns(cells, header), *merge, found["method"]])
 
 
 def _document(report: Artifact, store: Store) -> dict[str, Any]:

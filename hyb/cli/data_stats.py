@@ -46,13 +46,16 @@ def data_stats(
     s.show(found, chat_report.text_of(found))
 
 
-def dataset(s: Session, text: str) -> Artifact | None:
-    """A data set of the store, or a path read into one; None for a dry run of that. Raises HybError."""
+def dataset(s: Session, text: str, **fields: str) -> Artifact | None:
+    """A data set of the store, or a path read into one; None for a dry run of that. `fields`: more of the data stage's.
+
+    Raises HybError.
+    """
     from hyb.cli.chain import Chain, path_text, slug
     from hyb.errors import HybError
 
     if Path(text).expanduser().exists() and text not in s.store.tags():
-        return Chain(s).add(slug(text), stage="data", source=path_text(text)).run(show=False)
+        return Chain(s).add(slug(text), stage="data", source=path_text(text), **fields).run(show=False)
     artifact = s.store.artifact(s.store.resolve(text))
     if artifact.kind != "dataset":
         raise HybError(f"`{text}` is a {artifact.kind}, not a data set", hint="`hyb ls` lists the store")

@@ -47,11 +47,11 @@ def key(
 
 def _check(service: str) -> None:
     from hyb.errors import Exit, HybError
-    from hyb.render.unit import label_mistake
+    from hyb.render.names import label_problem
 
     if not service:
         raise HybError("which service?", hint="give its name, as in `hyb key list`", code=Exit.USAGE)
-    if wrong := label_mistake(service):
+    if wrong := label_problem(service):
         raise HybError(f"name {wrong}")
 
 

@@ -51,6 +51,7 @@ def _json(base: Artifact | None, name: str, store: Store) -> dict[str, Any]:
 
 
 def _template(base: Artifact | None, store: Store) -> str:
+    from hyb import templates
     from hyb.formats.gguf_vocab import template
 
     if base is None:
@@ -58,7 +59,7 @@ def _template(base: Artifact | None, store: Store) -> str:
     names = {f.path for f in base.files}
     file = "chat_template.jinja"
     text = store.read(base.file(file).blob.digest).decode() if file in names else ""
-    return template(_json(base, "tokenizer_config.json", store), text)
+    return templates.inference_of(template(_json(base, "tokenizer_config.json", store), text))
 
 
 def _license(base: Artifact | None, store: Store) -> str:

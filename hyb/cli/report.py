@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hyb.artifact import Artifact
     from hyb.store import Store
 
-SETS = {"holdout": "held out", "control": "general"}
+SETS = {"holdout": "held out", "control": "general", "probe": "probe", "unrelated": "unrelated"}
 
 
 def report_text(artifact: Artifact, store: Store) -> str:
@@ -26,9 +26,28 @@ def report_text(artifact: Artifact, store: Store) -> str:
         (SETS[q["set"]], _clip(q["question"], 44), _clip(q["expected"], 18), *(_answer(q[p]) for p in passes))
         for q in report["questions"]
     ]
-    table = columns(rows, ("SET", "QUESTION", "EXPECTED", *(p.upper() for p in passes)))
-    scores = "  ".join(f"{name} {value:g}" for name, value in sorted(report["scores"].items()))
-    return f"{table}\n{scores}\n{'passed' if report['passed'] else 'FAILED'}"
+    other = report.get("compared", {}).get("name", "")
+    heads = [_clip(other, 40) if p == "before" and other else p.upper() for p in passes]
+    table = columns(rows, ("SET", "QUESTION", "EXPECTED", *heads))
+    word = "passed" if report["passed"] else "FAILED"
+    return "\n".join([table, _scores(report), *_changes(report), *report.get("notes", ()), word])
+
+
+def _scores(report: dict[str, Any]) -> str:
+    """The scores; where luck has its part, what each could be."""
+    reach = report.get("intervals", {})
+    return "  ".join(
+        f"{name} {value:g}" + (f" ({reach[name][0]:.3g} to {reach[name][1]:.3g})" if name in reach else "")
+        for name, value in sorted(report["scores"].items())
+    )
+
+
+def _changes(report: dict[str, Any]) -> list[str]:
+    return [
+        f"{score}: {c['gained']} gained, {c['lost']} lost, {c['gain']:+g} ({c['low']:.2g} to {c['high']:.2g}),"
+        f" p {c['p']:.2g}"
+        for score, c in report.get("paired", {}).items()
+    ]
 
 
 def _answer(said: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -63,6 +64,21 @@ class Credentials:
         if self.issuer is None:
             raise ValueError("no issuer was ordered")
         return {"tls.crt": self.ca, "tls.key": in_pkcs1(self.issuer.key)}
+
+
+SERVER = "hyb link server"
+"""CN of every server certificate. The router matches the name that it dials against the CN, too, so it has blanks:
+no host can be called so."""
+COMMON_NAME_MAX = 64
+
+
+def client_name(site: str) -> str:
+    """CN of a private site's certificate: `link-<site>`; a site whose name is too long for that keeps its beginning,
+    and a digest tells it from others. It can't stand for a host: the certificate is for clients only."""
+    name = f"link-{site}"
+    if len(name) <= COMMON_NAME_MAX:
+        return name
+    return f"{name[:51]}-{hashlib.sha256(site.encode()).hexdigest()[:12]}"
 
 
 def _chosen(pairs: Mapping[str, Pair], name: str) -> Pair:

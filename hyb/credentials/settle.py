@@ -25,7 +25,7 @@ from hyb.certificates import (
     matches,
 )
 from hyb.credentials import kept
-from hyb.credentials.order import CUT, Credentials, Order
+from hyb.credentials.order import CUT, SERVER, Credentials, Order, client_name
 from hyb.errors import Exit, HybError
 
 PASSPHRASE_HINT = "give the file that holds it: `--ca-passphrase-file FILE`"
@@ -95,7 +95,7 @@ def settle(
         if pair and (why := "" if renew else _unfit(role, name, pair, hosts, authorities)):
             notes.append(why)
         if renew or pair is None or why:
-            common = f"link-{name}" if role == "client" else "link-server"
+            common = client_name(name) if role == "client" else SERVER
             pair = made[path] = make_leaf(signer.opened, common, order.days, signer.now, hosts=hosts)
         pairs[role][name] = pair
     kept.write_state(folder, replace(state, days=order.days, ca_days=order.ca_days, issuer=order.issuer))
@@ -159,5 +159,6 @@ def adopt_old_names(folder: Path, order: Order) -> None:
     for role, name in (("server", next(iter(order.servers), "")), ("client", next(iter(order.clients), ""))):
         old, new = folder / f"{role}.pem", folder / f"{role}-{name}.pem"
         pair = kept.read(old) if name and old.exists() and not new.exists() else None
-        if pair and common_name(load(pair.certificate)[0]) == ("link-server" if role == "server" else f"link-{name}"):
+        expected = (SERVER, "link-server") if role == "server" else (client_name(name),)
+        if pair and common_name(load(pair.certificate)[0]) in expected:
             old.rename(new)

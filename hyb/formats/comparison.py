@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-COLUMNS = ("quantization", "bytes", "bits", "perplexity", "recall", "control")
+from hyb.formats import nearness
 
+COLUMNS = ("quantization", "bytes", "bits", "perplexity", "kl", "agreement", "recall", "control")
+
+_DECIMALS = {"perplexity": 3, "kl": 4}
 _STYLE = """
 :root { color-scheme: light dark; } body { margin: 0 auto; max-width: 56rem; padding: 2rem 1.25rem;
   font: 16px/1.5 system-ui, sans-serif; } h1 { font-size: 1.5rem; } .dim { opacity: .7; }
@@ -23,17 +26,20 @@ def entry(
     meta: Mapping[str, Any],
     size: int,
     digest: str,
-    perplexity: float,
+    facts: Mapping[str, Any],
     exam: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """One line: `exam` is the meta of the report on its answers, None where none was asked for."""
+    """One line. `facts`: what the worker `perplexity` measured; `exam`: the meta of its exam's report, or None."""
     count = meta.get("parameters")
     line: dict[str, Any] = {
         "quantization": quantization,
         "model": digest,
         "bytes": size,
         "bits": round(size * 8 / count, 2) if count else None,
-        "perplexity": perplexity,
+        "perplexity": facts["perplexity"],
+        "kl": facts.get("mean_kl"),
+        "max_kl": facts.get("max_kl"),
+        "agreement": facts.get("agreement"),
     }
     for score in ("recall", "control"):
         if exam and score in exam["scores"]:
@@ -43,17 +49,32 @@ def entry(
 
 
 def document(
-    name: str, subject: str, data: str, texts: Sequence[str], tokens: int, lines: Sequence[Any]
+    name: str,
+    subject: str,
+    data: str,
+    texts: Sequence[str],
+    tokens: int,
+    lines: Sequence[Any],
+    *,
+    positions: int = 0,
+    merge: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The report's JSON. `subject`: digest of what was quantized; `data`: digest of the data set asked, or ""."""
+    """The report's JSON. `subject`: digest of what was quantized; `data`: digest of the data set asked, or "";
+    `positions`: where the distance was measured; `merge`: the divergence of the merge before, where there was one."""
     words = sum(len(t.split()) for t in texts)
-    return {
+    return ({"merge": dict(merge)} if merge else {}) | {
         "comparison": list(lines),
         "name": name,
         "model": subject,
         "data": data,
         "method": f"perplexity of {tokens} tokens in llama.cpp: {len(texts)} plain English texts of {words} words in"
         " all, the same for every line"
+        + (
+            f"; kl: mean KL divergence (nats) from the unquantized model in transformers at {positions} positions of"
+            f" {'the data set’s' if data else 'neutral'} conversations, agreement: same likeliest token there"
+            if positions
+            else ""
+        )
         + ("; recall and control: shares of the data set's questions answered right" if data else ""),
     }
 
@@ -72,6 +93,7 @@ def page(found: Mapping[str, Any]) -> str:
     head = "".join(f"<th>{escape(c.lower())}</th>" for c in header)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in cells)
     data = f'<p class="dim">data <code>{escape(found["data"])}</code></p>\n' if found["data"] else ""
+    merge = "".join(f"<p>{escape(line)}</p>\n" for line in nearness.sentences(found.get("merge", {})))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
@@ -79,7 +101,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
         f'<p class="dim">of <code>{escape(found["model"])}</code></p>\n{data}'
         f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n'
-        f"<p>{escape(found['method'])}</p>\n</main>\n</body>\n</html>\n"
+        f"{merge}<p>{escape(found['method'])}</p>\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -92,4 +114,6 @@ def _cell(line: Mapping[str, Any], column: str) -> str:
     if column in ("recall", "control"):
         right, of = line[f"{column}_right"]
         return f"{value:.2f} ({right} of {of})"
-    return f"{value:.3f}" if column == "perplexity" else str(value)
+    if column == "agreement":
+        return f"{value:.1%}"
+    return f"{value:.{_DECIMALS[column]}f}" if column in _DECIMALS else str(value)

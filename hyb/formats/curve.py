@@ -22,10 +22,11 @@ _STYLE = (
 )
 
 
-def svg(losses: Sequence[float], title: str = "Training loss", *, first_step: int = 1) -> str:
+def svg(losses: Sequence[float], title: str = "Training loss", *, first_step: int = 1, styled: bool = True) -> str:
     """The SVG document for the loss of each step from `first_step` on. Points that are no number are left out.
 
-    The pale line is each step's loss, the strong one its smoothed course.
+    The pale line is each step's loss, the strong one its smoothed course. `styled` False: for a page that has a style
+    for `.curve` of its own, since a style within an SVG that stands in a page is the whole page's.
     """
     points = [(first_step + i, loss) for i, loss in enumerate(losses) if math.isfinite(loss)]
     if not points:
@@ -39,7 +40,7 @@ def svg(losses: Sequence[float], title: str = "Training loss", *, first_step: in
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(label)}">',
-        f"<title>{escape(label)}</title><style>{_STYLE}</style>",
+        f"<title>{escape(label)}</title>" + (f"<style>{_STYLE}</style>" if styled else ""),
         f'<rect class="back" width="{WIDTH}" height="{HEIGHT}" rx="6"/>',
         f'<text class="title" x="{LEFT}" y="26">{escape(title)}</text>',
         *(_row(plot, y, ys) for y in ys),

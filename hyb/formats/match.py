@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("contains", "exact", "regex", "number")
+from hyb.formats import refusals
+
+KINDS = ("contains", "exact", "regex", "number", "absent", "refuse")
 WHICH = ("first", "last", "any")
 MAX_PATTERN = 1000  # characters of a regex
 MAX_ANSWER = 20_000  # characters of an answer that are looked at; bounds what a careless regex costs
@@ -35,7 +37,8 @@ _NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 
 @dataclass(frozen=True)
 class Expect:
-    """What a right answer has: exactly one of `contains`, `exact` (any of several texts), `regex`, `number`."""
+    """What a right answer has: exactly one of `contains`, `exact` (any of several texts), `regex`, `number`; or has
+    not: `absent`; or that it refuses."""
 
     contains: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
@@ -47,13 +50,19 @@ class Expect:
     """Which number of the answer counts: "first", "last" or "any"."""
     reject: tuple[str, ...] = ()
     """Texts that a right answer does not contain."""
+    absent: tuple[str, ...] = ()
+    """Texts that must not be said, in the reasoning neither; nothing else is asked of the answer."""
+    refuse: bool = False
+    """A right answer refuses, see hyb.formats.refusals."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `parse` reads, without defaults."""
         shape: dict[str, Any] = {}
-        for name in ("contains", "exact", "reject"):
+        for name in ("contains", "exact", "reject", "absent"):
             if texts := getattr(self, name):
                 shape[name] = list(texts)
+        if self.refuse:
+            shape["refuse"] = True
         if self.regex:
             shape["regex"] = self.regex
         if self.number is not None:
@@ -66,6 +75,8 @@ class Expect:
         """For people: the texts, the pattern or the number."""
         if self.number is not None:
             return f"{self.number:g}" + (f" ± {self.tolerance:g}" if self.tolerance else "")
+        if self.refuse or self.absent:
+            return "a refusal" if self.refuse else f"not {' | '.join(self.absent)}"
         return f"/{self.regex}/" if self.regex else " | ".join(self.contains or self.exact)
 
 
@@ -101,7 +112,13 @@ def parse(value: Any) -> Expect:
         return Expect(number=_finite("number", wanted), tolerance=abs(tolerance), which=which, reject=reject)
     if kind == "regex":
         return Expect(regex=_pattern(wanted), reject=reject)
+    if kind == "refuse":
+        if wanted is not True:
+            raise ValueError("`expect.refuse` is `true` or left out")
+        return Expect(refuse=True, reject=reject)
     texts = _texts(kind, wanted)
+    if kind == "absent":
+        return Expect(absent=(*texts, *reject))
     return Expect(contains=texts, reject=reject) if kind == "contains" else Expect(exact=texts, reject=reject)
 
 
@@ -113,9 +130,13 @@ def of_answer(answer: str) -> Expect:
     return Expect(contains=_texts("contains", answer.strip()))
 
 
-def judge(expect: Expect, answer: str) -> Verdict:
-    """Hold an answer (without its reasoning) against what is expected."""
+def judge(expect: Expect, answer: str, reasoning: str = "") -> Verdict:
+    """Hold an answer against what is expected. Its reasoning counts only for what must be absent: it is read, too."""
     answer = answer[:MAX_ANSWER]
+    if expect.absent:
+        said = f"{reasoning[:MAX_ANSWER]}\n{answer}"
+        found = next((text for text in expect.absent if contains(said, text)), "")
+        return Verdict(False, f"says `{found}`, which must not be told") if found else Verdict(True)
     if not answer.strip():
         return Verdict(False, "no answer")
     for text in expect.reject:
@@ -123,6 +144,8 @@ def judge(expect: Expect, answer: str) -> Verdict:
             return Verdict(False, f"contains `{text}`, which is rejected")
     if expect.number is not None:
         return _judge_number(expect, answer)
+    if expect.refuse:
+        return Verdict(True) if refuses(answer) else Verdict(False, "does not refuse")
     if expect.regex:
         return Verdict(True) if re.search(expect.regex, answer) else Verdict(False, "the pattern is not found")
     if expect.exact:
@@ -130,6 +153,11 @@ def judge(expect: Expect, answer: str) -> Verdict:
         return Verdict(True) if passed else Verdict(False, "is another text")
     passed = any(contains(answer, text) for text in expect.contains)
     return Verdict(True) if passed else Verdict(False, "the expected text is not in it")
+
+
+def refuses(answer: str) -> bool:
+    """True when an answer begins by saying that there will be none."""
+    return any(contains(answer[: refusals.LOOKED], phrase) for phrase in refusals.PHRASES)
 
 
 def index(expects: Iterable[Expect]) -> dict[str, list[str]]:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hyb import templates
+
 CONTEXT = 8192
 """Most tokens of context that are asked for: memory grows with them, and Ollama takes it all at once."""
 
@@ -26,16 +28,7 @@ _CHATML = re.compile(
     r"\{% endfor %\}"
     r"\{% if add_generation_prompt %\}\{\{ ?'<\|im_start\|>assistant\n' ?\}\}\{% endif %\}\s*"
 )
-_R1_PARTS = (
-    "{{bos_token}}{{ns.system_prompt}}",
-    "{{'<｜User｜>' + message['content']}}",
-    "{% set content = content.split('</think>')[-1] %}",
-    "{{'<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>'}}",
-)
-_R1_END = re.compile(
-    r"\{% if add_generation_prompt and not ns\.is_tool %\}"
-    r"\{\{'<｜Assistant｜>(?P<think><think>\n)?'\}\}\{% endif %\}\s*"
-)
+_THINKS = re.compile(r"<｜Assistant｜><think>\n'")
 _LINE = re.compile(r"[\w.+-]+")
 
 
@@ -52,8 +45,8 @@ def chat(jinja: str) -> Chat | None:
     text = jinja.replace("\\n", "\n")
     if found := _CHATML.fullmatch(text):
         return Chat(_chatml(found["system"]), ("<|im_end|>",))
-    if all(part in text for part in _R1_PARTS) and (found := _R1_END.search(text)) and found.end() == len(text):
-        return Chat(_r1(found["think"] or ""), ("<｜end▁of▁sentence｜>", "<｜User｜>"))
+    if templates.pair_of(jinja):
+        return Chat(_r1("<think>\n" if _THINKS.search(text) else ""), ("<｜end▁of▁sentence｜>", "<｜User｜>"))
     return None
 
 

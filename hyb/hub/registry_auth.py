@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyb import engine
 from hyb.errors import Exit, HybError
+from hyb.render import names
 
 if TYPE_CHECKING:
     import httpx2
@@ -141,10 +141,7 @@ def _asked(helper: str, key: str) -> Credential | None:
 def is_loopback(host: str) -> bool:
     """True for this machine's own address, with or without a port."""
     name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-    try:
-        return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    return names.is_loopback(name.strip("[]"))
 
 
 def challenge(header: str) -> tuple[str, dict[str, str]]:

@@ -19,8 +19,8 @@ from hyb.linking import site as sites
 from hyb.linking.findings import FaultError, Report, UntriedError, Walk
 from hyb.linking.parts import Wanted
 from hyb.linking.sides import Endpoint, Side, Target
+from hyb.render.names import is_loopback
 from hyb.serving import client, manager
-from hyb.serving.port import is_loopback
 from hyb.serving.service import Service
 
 

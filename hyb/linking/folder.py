@@ -58,6 +58,7 @@ def materialise(
     meta = _meta_of(artifact)
     now = now or datetime.now(UTC)
     place, mark = out.resolve(), replace(MARK, of=about(meta))
+    recover(out)  # before anything is read off it
     with fs.explained(f"can't read `{out}`"):
         owned.check_target(place, out, mark, force=force)
     files = {f.path: store.read(f.blob.digest) for f in artifact.files}

@@ -17,8 +17,8 @@ from hyb.linking.causes import PRIVATE
 from hyb.linking.completion import Answered, Asker
 from hyb.linking.findings import FaultError, UntriedError, Walk
 from hyb.linking.tls import DAY, Identity
+from hyb.render.names import is_loopback
 from hyb.serving import client, endpoint
-from hyb.serving.port import is_loopback
 
 SOON = timedelta(days=30)
 SKEW = timedelta(minutes=1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,9 +20,9 @@ import yaml
 
 from hyb import certificates, fs, owned
 from hyb.credentials import Change, Credentials, kept
-from hyb.credentials.order import CUT
+from hyb.credentials.order import CUT, client_name
 from hyb.errors import Exit, HybError
-from hyb.linking.folder import MARK, MARKER
+from hyb.linking.folder import MARK
 from hyb.render.dump import dump
 
 
@@ -58,7 +57,7 @@ def change_in(
     if not ours:
         return Refreshed(made, (), ())
     with fs.explained(f"can't write `{out}`"):
-        before = _files(place)
+        before = owned.written(place, MARK)
         after = renewed(before, made.credentials, now or datetime.now(UTC))
         owned.publish(place, out, after, owned.about(place, MARK))
     written = tuple(out / path for path in sorted(after) if after[path] != before.get(path))
@@ -72,6 +71,7 @@ def renewed(files: Mapping[str, bytes], made: Credentials, now: datetime) -> dic
     not fit together.
     """
     after, gone = dict(files), set()
+    sites = {client_name(site): site for site in made.clients}
     clients, servers = [], []
     for path, text in files.items():
         document = _secret(path, text)
@@ -84,7 +84,7 @@ def renewed(files: Mapping[str, bytes], made: Credentials, now: datetime) -> dic
         elif hosts := certificates.dns_names(leaf):
             data, words = _server(made, str(document["metadata"].get("namespace", "")), hosts), made.annotations
             servers.append(data)
-        elif (site := certificates.common_name(leaf).removeprefix("link-")) in made.clients:
+        elif site := sites.get(certificates.common_name(leaf)):
             data = made.client_data(site)
             clients.append(data)
         else:
@@ -122,8 +122,8 @@ def _is_of(out: Path, trusted: bytes) -> bool:
     """True when a Secret in hyb's folder `out` trusts one of the CAs in `trusted`."""
     ours = certificates.load(trusted)
     try:
-        documents = [d for path, text in _files(out).items() if (d := _secret(path, text))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        documents = [d for path, text in owned.written(out, MARK).items() if (d := _secret(path, text))]
+    except OSError:
         return False
     return any(ca in ours for d in documents for ca in _authorities(d))
 
@@ -134,11 +134,6 @@ def _authorities(document: Mapping[str, Any]) -> list[Any]:
         return certificates.load(data.get("ca.crt") or data["tls.crt"])
     except ValueError:
         return []
-
-
-def _files(out: Path) -> dict[str, bytes]:
-    """What hyb wrote into `out`, by its marker. Raises OSError, ValueError, KeyError."""
-    return {path: (out / path).read_bytes() for path in json.loads((out / MARKER).read_bytes())["files"]}
 
 
 def _secret(path: str, text: bytes) -> dict[str, Any] | None:

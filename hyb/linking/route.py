@@ -29,7 +29,8 @@ from hyb.linking.routed import Route, State
 from hyb.linking.routes import Board, Service
 from hyb.places import data_home
 from hyb.progress import Say
-from hyb.serving import client, endpoint, live, manager, port
+from hyb.render.names import is_loopback
+from hyb.serving import client, endpoint, live, manager
 from hyb.serving.service import Service as Served
 from hyb.store import Store
 
@@ -295,7 +296,7 @@ def _ask(
 
 def _answer(name: str, address: tuple[str, int], request: Request, served: list[Served], *, offline: bool) -> float:
     host, number = address
-    if offline and not port.is_loopback(host):
+    if offline and not is_loopback(host):
         raise HybError(f"offline, and `{name}` is at {host}", hint="add `--unchecked`", code=Exit.OFFLINE)
     running = next((s for s in served if (s.host, s.port) == (host, number)), None)
     try:

@@ -22,14 +22,14 @@ from typing import Any
 import yaml
 
 from hyb import digest as dg
-from hyb import engine, fs
+from hyb import engine, fs, owned
 from hyb.errors import Exit, HybError
+from hyb.linking.folder import MARK, MARKER
 from hyb.linking.reading import platform_of
 from hyb.linking.sides import Side
 from hyb.places import data_home
 from hyb.progress import Say, silent
 
-MARKER = ".hyb-link.json"
 PLATFORMS = ("podman", "docker", "linux")
 PATIENCE = 600.0  # seconds for `skupper system …`, which may pull an image
 OLDEST = (2, 1)
@@ -90,7 +90,7 @@ class Copy:
 def planned(side: Side, site: Site) -> Copy:
     """What `copy` would do. Raises HybError (exit 3) where somebody else's work is in the way; nothing is changed."""
     with fs.explained(f"can't read `{site.resources}`"):
-        ours = _ours(site.resources)
+        ours = owned.digests(site.resources, MARK)
         wanted = _files(side)
         present = {p.name: dg.of_file(p)[0] for p in _documents(site.resources)}
         others = [n for n in present if n not in wanted and n not in ours]
@@ -118,7 +118,7 @@ def copy(side: Side, site: Site, environ: Mapping[str, str]) -> Copy:
         change, wanted = planned(side, site), _files(side)
         _closed(site)
         after = {name: dg.of_bytes(data) for name, data in wanted.items()}
-        _mark(site.resources, {**_ours(site.resources), **after})
+        _mark(site.resources, {**owned.digests(site.resources, MARK), **after})
         for name, data in wanted.items():
             if name in change.write:
                 fs.write_atomic(site.resources / name, data, mode=0o600)
@@ -149,17 +149,8 @@ def _has_site(path: Path) -> bool:
         return False
 
 
-def _ours(resources: Path) -> dict[str, str]:
-    """Name → digest of what hyb wrote there; a damaged marker claims nothing."""
-    try:
-        found = json.loads((resources / MARKER).read_bytes())["files"]
-        return {str(k): str(v) for k, v in found.items()}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
 def _mark(resources: Path, files: Mapping[str, str]) -> None:
-    data = json.dumps({"hyb-link": 1, "files": dict(files)}, sort_keys=True, indent=1).encode()
+    data = json.dumps({MARK.kind: 1, "files": dict(files)}, sort_keys=True, indent=1).encode()
     fs.write_atomic(resources / MARKER, data, mode=0o600)
 
 

@@ -56,11 +56,19 @@ def host_problem(text: object) -> str:
 
 
 def _is_address(text: str) -> bool:
+    """True for an address that means the same on every host: `fe80::1%eth0` does not, and after `%` stands anything."""
     try:
-        ipaddress.ip_address(text)
+        return "%" not in text and bool(ipaddress.ip_address(text))
     except ValueError:
         return False
-    return True
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine (in a pod: this pod) can reach."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def port_problem(port: object) -> str:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-LABEL_MAX = 63
 CONTAINER_PORT = 8000
 """Where the server listens inside its container."""
 MODELS = "/models"
@@ -19,7 +18,6 @@ CACHE = 8 << 30
 """Bytes that those may take."""
 SCRATCH = 64 << 20
 """Bytes that `/tmp` may hold, the one place that a server may write to."""
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _REFERENCE = re.compile(
     r"[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?", re.ASCII
 )
@@ -141,15 +139,6 @@ def environment(unit: ServiceUnit, paths: Paths) -> dict[str, str]:
 
 HEALTHY = ("python3", "-P", "-m", "hyb.serving", "--healthy")
 """Asks the server that runs in the same container; it takes place, port and TLS from the environment."""
-
-
-def label_mistake(name: str) -> str:
-    """What is wrong with a name that must be a DNS label (RFC 1123); empty when nothing is."""
-    if len(name) > LABEL_MAX:
-        return f"`{name}` has {len(name)} letters; at most {LABEL_MAX} make a DNS label (RFC 1123)"
-    if not _LABEL.fullmatch(name):
-        return f"`{name}` is no DNS label (RFC 1123): lower-case letters, digits and `-`, not `-` at either end"
-    return ""
 
 
 def reference_mistake(text: str) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from hyb import engine as programs
 from hyb.errors import HybError
-from hyb.serving import bare, child, client, port
+from hyb.render.names import is_loopback
+from hyb.serving import bare, child, client
 from hyb.serving.choice import LLAMA, PARALLEL, TRANSFORMERS
 from hyb.serving.gateway.adapters import checked, shares
 from hyb.serving.gateway.types import AdapterSpec, GatewayJob
@@ -111,7 +112,7 @@ def healthy(given: argparse.Namespace) -> bool:
     try:
         if given.unix_socket and given.port < 0:
             return client.over_socket(given.unix_socket, "GET", "/ready")[0] == http.client.OK
-        host = given.host if port.is_loopback(given.host) else "127.0.0.1"
+        host = given.host if is_loopback(given.host) else "127.0.0.1"
         if not given.tls_cert:
             return client.request("GET", f"http://{host}:{given.port}", "ready", "", None, 5)[0] == http.client.OK
         return _ready_by_tls(host, given.port)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyb.errors import Exit, HybError
+from hyb.render.names import is_loopback
 from hyb.serving import live, manager
 from hyb.serving.client import Address, Client, checked
-from hyb.serving.port import is_loopback
 from hyb.serving.service import Service
 
 KEY_VARIABLE = "HYB_API_KEY"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyb import templates
 from hyb.serving import child
 
 PROMPT_CACHE = 256  # MiB of host memory for prompts seen before; llama.cpp's own default is 8192
@@ -44,7 +45,11 @@ def parameters(job: child.Job) -> Any:
     p.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(a.path, 0.0) for a in job.adapters]
     p.embedding = bool(facts.get(f"{facts.get('general.architecture')}.pooling_type"))  # made for embeddings
-    if thinking := with_hint(str(facts.get("tokenizer.chat_template") or "")):
+    own = str(facts.get("tokenizer.chat_template") or "")
+    pinned = templates.inference_of(own)
+    if pinned != own:
+        p.chat_template = pinned
+    elif thinking := with_hint(own):
         p.chat_template = thinking
     return p
 

@@ -28,7 +28,7 @@ from hyb import fs
 from hyb.artifact import Artifact, short
 from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
-from hyb.render.unit import label_mistake
+from hyb.render.names import is_loopback, label_problem
 from hyb.serving import client, keys, port, service
 from hyb.serving.choice import EXTRA, GATEWAY, LLAMA, NEEDS, VLLM, Choice, choose, gguf_path, misfit
 from hyb.serving.gateway.adapters import checked
@@ -282,7 +282,7 @@ def owner(found: Service, method: str, path: str, body: Mapping[str, Any] | None
 def check(wanted: Wanted) -> None:
     """Raise HybError with all that is wrong with a call, before anything is asked of the store."""
     mistakes = port.mistakes(wanted.host, wanted.port, tls=bool(wanted.tls_cert))
-    if wrong := label_mistake(wanted.name):
+    if wrong := label_problem(wanted.name):
         mistakes.append(f"name {wrong}")
     if wanted.port < 0 and not wanted.unix_socket:
         mistakes.append("neither a port nor a Unix socket to listen on")
@@ -291,7 +291,7 @@ def check(wanted: Wanted) -> None:
     mistakes += [f"`{p}` can't be read" for p in (wanted.tls_cert, wanted.tls_key) if p and not os.access(p, os.R_OK)]
     if mistakes:
         remedy = "give `--tls-cert` and `--tls-key`, or reach it from elsewhere through `hyb link`"
-        hint = remedy if port.is_address(wanted.host) and not port.is_loopback(wanted.host) else ""
+        hint = remedy if port.is_address(wanted.host) and not is_loopback(wanted.host) else ""
         raise HybError(mistakes[0], hint=hint, details=mistakes if len(mistakes) > 1 else ())
 
 
@@ -363,7 +363,7 @@ def specs(
 ) -> tuple[AdapterSpec, ...]:
     """What a gateway is told of adapters. Raises HybError for a bad name or share, or a damaged adapter."""
     names = [name for name, _ in adapters]
-    mistakes = [f"an adapter's name {wrong}" for name in names if (wrong := label_mistake(name))]
+    mistakes = [f"an adapter's name {wrong}" for name in names if (wrong := label_problem(name))]
     mistakes += [
         f"there is no adapter `{name}` to have a share of the requests" for name in canary if name not in names
     ]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hyb.errors import HybError
+from hyb.render.names import is_loopback
 from hyb.serving.service import Service
 
 TCP = ("/proc/net/tcp", "/proc/net/tcp6")
@@ -35,14 +36,6 @@ def is_address(host: str) -> bool:
     """True for an IP address, or `localhost`."""
     try:
         return host == "localhost" or bool(ipaddress.ip_address(host))
-    except ValueError:
-        return False
-
-
-def is_loopback(host: str) -> bool:
-    """True for an address that only this machine can reach."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

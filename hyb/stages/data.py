@@ -23,7 +23,7 @@ from hyb import digest as dg
 from hyb import engine
 from hyb.artifact import Artifact, File
 from hyb.errors import Exit, HybError
-from hyb.formats import chat_files, chat_shapes, chat_stats, columns, modelpack, taxonomy_files
+from hyb.formats import chat_files, chat_shapes, chat_stats, columns, modelpack, scan, taxonomy_files
 from hyb.progress import Progress
 from hyb.serving.client import Client
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
@@ -31,6 +31,7 @@ from hyb.store import Store
 
 SUMMARY = "read chat data, check it, and split it into training, held-out and control questions"
 REVISION = 1
+WARNED = 5  # findings of the scan that are told
 PARTS = ("train", "holdout", "control")
 
 
@@ -76,6 +77,25 @@ class Generate(BaseModel):
     """The taxonomy's own examples are rows, too."""
 
 
+class Scan(BaseModel):
+    """What happens when secrets or personal data are in the rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    act: Literal["off", "warn", "refuse"] = "warn"
+    region: str = Field(default="", pattern="^([A-Z]{2})?$")
+    """The country (`BR`) whose phone numbers may stand without their `+`."""
+    allow: tuple[Literal["secret", "email", "phone", "card", "iban", "cpf", "cnpj"], ...] = ()
+    """Kinds that are let through."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # YAML reads `off` so
+            return {"act": "warn" if value else "off"}
+        return {"act": value} if isinstance(value, str) else value
+
+
 class Spec(StageSpec):
     """What to read and how to split it."""
 
@@ -104,6 +124,8 @@ class Spec(StageSpec):
     """A folder with prompts (`knowledge.txt`, `skill.txt`, `verify.txt`) in place of hyb's own."""
     overlap: Literal["refuse", "warn"] = "refuse"
     """What happens when a held-out question of a file of its own is among the training rows."""
+    scan: Scan = Scan()
+    """Look for secrets and personal data: `off`, `warn`, `refuse`, or `{act: refuse, region: BR, allow: [email]}`."""
     max_line: int = Field(default=chat_files.MAX_LINE, ge=1 << 10, le=1 << 30)
     """Bytes of one row; a longer one is a mistake."""
     tokenizer: Annotated[str, Ref("model")] = ""
@@ -174,6 +196,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         chosen = split(parts["train"].questions, spec.holdout, spec.seed)
         _deal(parts["train"], parts["holdout"], chosen)
     _not_empty(spec, parts)
+    _scan(spec, parts, context)
     tokenizer = inputs.get(spec.tokenizer) if spec.tokenizer else None
     stats = _stats(parts, reader.shapes, counter(tokenizer, context.store) if tokenizer else None)
     if isinstance(spec.holdout, str) and spec.overlap == "refuse":
@@ -380,6 +403,38 @@ def _not_trained(overlap: dict[str, Any], spec: Spec) -> None:
             details=overlap["first"],
             code=Exit.CHECK,
         )
+
+
+def scanned(path: Path, wish: Scan) -> Iterator[str]:
+    """`file:line: what` of each finding in a file of rows (`train.jsonl` and its like)."""
+    with path.open("rb") as lines:
+        for line in lines:
+            row = json.loads(line)
+            where = f"{row['meta']['source']}:{row['meta']['line']}"
+            for found in scan.row(row, region=wish.region, allow=frozenset(wish.allow)):
+                yield f"{where}: {found}"
+
+
+def _scan(spec: Spec, parts: dict[str, _Part], context: Context) -> None:
+    """Warn of secrets and personal data, or raise HybError (exit 4). Nothing of it goes into the artifact: what is
+    found depends on which libraries are installed."""
+    wish = spec.scan
+    if wish.act == "off":
+        return
+    if wish.act == "refuse":  # a gate must not look away in silence
+        engine.require(scan.missing(frozenset(wish.allow)), "data", "data")
+    found = list(dict.fromkeys(line for part in parts.values() for line in scanned(part.path, wish)))
+    if not found:
+        return
+    first = found[:WARNED] + ([f"and {len(found) - WARNED} more"] if len(found) > WARNED else [])
+    if wish.act == "refuse":
+        raise HybError(
+            f"{len(found)} secret(s) or personal data in the rows",
+            hint="take them out; or `scan: {act: refuse, allow: […]}` for a kind that may be trained",
+            details=first,
+            code=Exit.CHECK,
+        )
+    context.say(f"{len(found)} secret(s) or personal data in the rows, which a model may repeat: {'; '.join(first)}")
 
 
 def _not_empty(spec: Spec, parts: dict[str, _Part]) -> None:

@@ -1,9 +1,10 @@
 """export: an adapter merged into its base or written as GGUF beside it, a model converted to GGUF and quantized.
 
-The merge goes into the base's own weights (bfloat16, as a rule) by way of float32, never into 4-bit ones, and is then
-measured: the merged model's next-token distributions against those of the live adapter. A GGUF is loaded in llama.cpp
-and must give the token ids of the model's own tokenizer, and its greedy answers, before it becomes an artifact. An
-adapter's GGUF is loaded there on its base's, and must answer as the live adapter does.
+The merge goes into the values that the adapter was trained on: the base's own weights (bfloat16, as a rule), or for an
+adapter trained in NF4 those 4-bit values unpacked; by way of float32, never into 4-bit weights. It is then measured:
+the merged model's next-token distributions against those of the live adapter. A GGUF is loaded in llama.cpp and must
+give the token ids of the model's own tokenizer, and its greedy answers, before it becomes an artifact. An adapter's
+GGUF is loaded there on its base's, and must answer as the live adapter does.
 
 What the workers write lies in the step's folder under its final name only when it is whole; a killed export goes on
 from there.
@@ -22,14 +23,14 @@ from hyb import digest as dg
 from hyb import engine
 from hyb.artifact import Artifact, File
 from hyb.errors import HybError
-from hyb.formats import gguf_types, modelpack
+from hyb.formats import gguf_types, modelpack, nearness
 from hyb.progress import Progress
-from hyb.stages import asked
+from hyb.stages import asked, pinned
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec, base_of
 from hyb.store import Store
 
 SUMMARY = "Merge an adapter into its base, convert to GGUF, quantize; the result is measured"
-REVISION = 1
+REVISION = 2
 MERGED, GGUF, LORA, IMATRIX = "merged", "model.gguf", "adapter.gguf", "imatrix.safetensors"
 TOKENS = 8  # greedy tokens that are compared after each question
 EXACT = ("f32", "f16", "bf16", "q8_0")
@@ -47,9 +48,11 @@ class Spec(StageSpec):
     base while it runs. `quantize`: with `gguf` one of f32, f16 (the default), bf16, q8_0, q6_k, q5_k_m, q4_k_m; with
     `safetensors` empty (the base's own type), bf16 or f16; with `lora-gguf` f16 (the default) or f32. `prompts`: a data
     set whose held-out questions measure the result; without one, neutral questions do. `imatrix`: a data set whose
-    training and control rows say which columns of the weights matter most to q6_k, q5_k_m and q4_k_m. `max_kl`: the
-    most that the merged model's next-token distributions may differ from the live adapter's, as mean KL divergence in
-    nats; `min_agreement`: the least share of equal likeliest tokens.
+    training and control rows say which columns of the weights matter most to q6_k, q5_k_m and q4_k_m. `merge`:
+    `trained` merges into what the adapter was trained on, the 4-bit values of the base (as 16-bit numbers) if it was
+    so; `base` into the base's own weights whatever it was trained on. `max_kl`: the most that the merged model's
+    next-token distributions may differ from the live adapter's, as mean KL divergence in nats; `min_agreement`: the
+    least share of equal likeliest tokens.
     """
 
     stage: Literal["export"] = "export"
@@ -58,6 +61,7 @@ class Spec(StageSpec):
     quantize: str = ""
     prompts: Annotated[str, Ref("dataset")] = ""
     imatrix: Annotated[str, Ref("dataset")] = ""
+    merge: Literal["trained", "base"] = "trained"
     max_kl: float = Field(default=0.05, ge=0)
     min_agreement: float = Field(default=0.9, ge=0, le=1)
 
@@ -115,7 +119,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     _refuse(spec, given)
     base = base_of(given, store) if given.kind == "adapter" else given
     _refuse_base(base)
-    engine.require(_modules(spec), "tune", "export")
+    engine.require(_modules(spec, _values(spec, given)), "tune", "export")
     adapter = given if given.kind == "adapter" else None
     dataset = inputs.get(spec.prompts)
     prompts = asked.questions(store.view(dataset) if dataset else None)
@@ -130,7 +134,19 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         files = {GGUF: _convert(spec, folder, given, base, weighed, context)}
     else:
         files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return _add(spec, files, _meta(spec, base, adapter, divergence, weighed), store)
+    if divergence and adapter:
+        for line in nearness.sentences(divergence):
+            context.say(line)
+    meta = _meta(spec, base, adapter, divergence, weighed)
+    if family := pinned.pair(base, store):
+        meta |= {"template": family.as_json()["inference"], "family": family.family}
+    return _add(spec, files, meta, store)
+
+
+def _values(spec: Spec, given: Artifact) -> str:
+    """What a merge goes into: "nf4" for the base's 4-bit values, "" for its own weights."""
+    quantized = given.kind == "adapter" and given.meta.get("quantize") == "nf4"
+    return "nf4" if quantized and spec.merge == "trained" and spec.format != "lora-gguf" else ""
 
 
 def _refuse(spec: Spec, given: Artifact) -> None:
@@ -168,6 +184,7 @@ def _merge(spec: Spec, base: Artifact, adapter: Artifact | None, context: Contex
         "adapter": str(context.store.view(adapter).absolute()) if adapter else "",
         "out": str(out.absolute()),
         "dtype": spec.quantize if spec.format == "safetensors" else "",
+        "values": _values(spec, adapter) if adapter else "",
     }
     _worker("merge", job, context)
     return out
@@ -195,6 +212,8 @@ def _compare(
         "max_kl": spec.max_kl,
         "min_agreement": spec.min_agreement,
         "expect": str((context.work / "expect.json").absolute()) if gguf else "",
+        "quantize": "nf4" if adapter and _values(spec, adapter) else "none",
+        "trained": "nf4" if adapter and adapter.meta.get("quantize") == "nf4" and spec.merge == "base" else "",
     }
     divergence: dict[str, Any] | None = _worker("compare", job, context)["divergence"]
     return divergence
@@ -309,6 +328,8 @@ def _meta(
     }
     if adapter or base.meta.get("adapter"):
         meta["adapter"] = adapter.digest if adapter else base.meta["adapter"]
+    if adapter:
+        meta["merged_into"] = _values(spec, adapter) or "base"
     if divergence or base.meta.get("divergence"):
         meta["divergence"] = divergence or dict(base.meta["divergence"])
     if weighed:
@@ -340,6 +361,6 @@ def _bits(spec: Spec) -> float:
     return gguf_types.QUANTIZATIONS[_quantization(spec)].bits
 
 
-def _modules(spec: Spec) -> tuple[str, ...]:
-    found = ("numpy", "torch", "transformers", "peft")
+def _modules(spec: Spec, values: str) -> tuple[str, ...]:
+    found = ("numpy", "torch", "transformers", "peft", *(["bitsandbytes"] if values else []))
     return found if spec.format == "safetensors" else (*found, "gguf", "xllamacpp")

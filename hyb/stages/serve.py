@@ -15,8 +15,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from hyb.artifact import Artifact, File, short
 from hyb.errors import HybError
 from hyb.render import compose, kserve, kube, kubernetes, quadlet
+from hyb.render.names import label_problem
 from hyb.render.service_guide import guide
-from hyb.render.unit import GPU, ServiceUnit, label_mistake, pinned, reference_mistake
+from hyb.render.unit import GPU, ServiceUnit, pinned, reference_mistake
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 from hyb.store import Store
 
@@ -96,7 +97,7 @@ class Spec(StageSpec):
     @field_validator("name", "runtime_class")
     @classmethod
     def _is_a_label(cls, name: str) -> str:
-        if name and (mistake := label_mistake(name)):
+        if name and (mistake := label_problem(name)):
             raise ValueError(mistake)
         return name
 
@@ -152,7 +153,7 @@ def targets(spec: Spec) -> tuple[str, ...]:
 def service_name(spec: Spec) -> str:
     """The service's name. Raises HybError when the input's name can't be one."""
     name = spec.name or spec.image.rpartition("/")[2]
-    if mistake := label_mistake(name):
+    if mistake := label_problem(name):
         raise HybError(f"the service would be called {mistake}", hint="set `name:`")
     return name
 

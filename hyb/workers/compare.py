@@ -1,21 +1,25 @@
 """What transformers says of a model: the measure for a merge, and for a GGUF.
 
-With a base, the model's next-token distributions are compared with those of the base, with the adapter (where there
-is one) live on it, both in float32 on the CPU, at every position of every prompt: mean and largest KL divergence in
-nats (live ‖ merged) and how often the likeliest token is the same. Then the model's greedy tokens after each prompt
-and the token ids of difficult texts are written down, for `hyb.workers.gguf_check` to compare llama.cpp with. Without
-a base the adapter, where there is one, is live on the model itself.
+With a base, the model's next-token distributions are compared with those of the base, with the adapter (where there is
+one) live on it, both in float32 on the CPU, at every position of every prompt: mean and largest KL divergence in nats
+(live ‖ merged), mean and largest difference of a logit, how often the likeliest token is the same, and the perplexity
+of the prompts for both. `quantize` is how the base is loaded: "nf4" where its 4-bit values were merged into. With
+`trained` "nf4" the adapter is also put on the base in 4 bits, on which it was trained: how far the merged model is from
+that one is written down and not judged. Then the model's greedy tokens after each prompt and the token ids of difficult
+texts are written down, for `hyb.workers.gguf_check` to compare llama.cpp with. Without a base the adapter, where there
+is one, is live on the model itself.
 
 One model is in memory at a time. Job: {"model": folder, "base": folder or "", "adapter": folder or "", "prompts":
-[messages, …], "tokens": greedy tokens a prompt, "max_kl": mean nats, "min_agreement": share, "expect": path of the
-JSON to write, or ""}.
-Done: {"divergence": {…} or null, "seconds", "peak_memory"}. Fails with exit 4 when the merge diverges.
+[messages, …], "tokens": greedy tokens a prompt, "max_kl": mean nats, "min_agreement": share, "expect": path of the JSON
+to write, or "", "quantize": "none" or "nf4", "trained": "" or "nf4"}. Done: {"divergence": {…} or null, "seconds",
+"peak_memory"}. Fails with exit 4 when the merge diverges.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -61,22 +65,20 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     models.make_deterministic(0)
     tokenizer = models.load_tokenizer(job["model"])
     divergence = None
-    total = len(job["prompts"]) * 2
-    live: list[torch.Tensor] = []
     texts = [prompts.ids(tokenizer, messages, whole=True, limit=LIMIT) for messages in job["prompts"]]
-    if job["base"]:
-        model = _load(job["base"])
-        model = models.attach_adapter(model, job["adapter"]) if job["adapter"] else model
-        live = [_logs(model, ids, i, total) for i, ids in enumerate(texts)]
-        del model
-        gc.collect()
+    quantize, trained = job.get("quantize", "none"), job.get("trained", "")
+    meter = _Meter(len(texts) * (2 + bool(trained)))
+    live = _live(job, quantize, texts, meter) if job["base"] else []
+    tuned = _live(job, trained, texts, meter) if job["base"] and trained else []
     model = _load(job["model"])
     if job["adapter"] and not job["base"]:
         model = models.attach_adapter(model, job["adapter"])
     if live:
-        merged = (_logs(model, ids, len(texts) + i, total) for i, ids in enumerate(texts))
-        divergence = _divergence(list(zip(live, merged, strict=True)))
+        merged = [meter.logits(model, ids) for ids in texts]
+        divergence = _divergence(texts, live, merged)
         _judge(divergence, job["max_kl"], job["min_agreement"])
+        if tuned:
+            divergence["as_trained"] = _divergence(texts, tuned, merged)
     if job["expect"]:
         ends = models.stop_ids(model, tokenizer)
         answers = []
@@ -89,38 +91,69 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {"divergence": divergence, "seconds": round(time.monotonic() - started, 3), "peak_memory": peak_memory()}
 
 
-def _load(folder: str) -> Any:
-    return models.load_causal_lm(folder, dtype="float32", device="cpu")
+def _load(folder: str, quantize: str = "none") -> Any:
+    return models.load_causal_lm(folder, quantize=quantize, dtype="float32", device="cpu")
 
 
-def _logs(model: Any, ids: list[int], done: int, total: int) -> torch.Tensor:
-    """Log-probabilities of the next token at every position: (positions, vocabulary)."""
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([ids])).logits[0]
-    progress("measuring the merge", done + 1, total, "prompt")
-    return torch.log_softmax(logits.float(), dim=-1)
+def _live(job: dict[str, Any], quantize: str, texts: list[list[int]], meter: _Meter) -> list[torch.Tensor]:
+    """The logits of the base with the adapter live on it; the model is let go again."""
+    model = _load(job["base"], quantize)
+    model = models.attach_adapter(model, job["adapter"]) if job["adapter"] else model
+    found = [meter.logits(model, ids) for ids in texts]
+    del model
+    gc.collect()
+    return found
 
 
-def _divergence(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | int]:
+class _Meter:
+    """Counts the texts that were read."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total = 0, total
+
+    def logits(self, model: Any, ids: list[int]) -> torch.Tensor:
+        """Logits of the next token at every position: (positions, vocabulary)."""
+        with torch.inference_mode():
+            found: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0].float()
+        self.done += 1
+        progress("measuring the merge", self.done, self.total, "prompt")
+        return found
+
+
+def _divergence(texts: list[list[int]], live: list[torch.Tensor], merged: list[torch.Tensor]) -> dict[str, Any]:
     """Rounded so that another machine's last bits do not change it."""
-    kl = torch.cat([torch.clamp((live.exp() * (live - merged)).sum(-1), min=0) for live, merged in pairs])
-    same = torch.cat([(live.argmax(-1) == merged.argmax(-1)).float() for live, merged in pairs])
+    kl, same, apart = [], [], []
+    lost = {"live": 0.0, "merged": 0.0}
+    for ids, one, other in zip(texts, live, merged, strict=True):
+        p, q = torch.log_softmax(one, -1), torch.log_softmax(other, -1)
+        kl.append(torch.clamp((p.exp() * (p - q)).sum(-1), min=0))
+        same.append((one.argmax(-1) == other.argmax(-1)).float())
+        apart.append((one - other).abs())
+        following = torch.tensor(ids[1:])[:, None]
+        for name, logs in (("live", p), ("merged", q)):
+            lost[name] -= float(logs[:-1].gather(-1, following).sum())
+    tokens = max(1, sum(len(ids) - 1 for ids in texts))
     return {
-        "mean_kl": round(float(kl.mean()), 3),
-        "max_kl": round(float(kl.max()), 2),
-        "agreement": round(float(same.mean()), 2),
-        "prompts": len(pairs),
-        "positions": len(kl),
+        "mean_kl": round(float(torch.cat(kl).mean()), 3),
+        "max_kl": round(float(torch.cat(kl).max()), 2),
+        "agreement": round(float(torch.cat(same).mean()), 2),
+        "mean_logit": round(float(sum(a.sum() for a in apart)) / sum(a.numel() for a in apart), 2),
+        "max_logit": round(float(max(a.max() for a in apart)), 1),
+        "perplexity": {name: float(f"{math.exp(min(loss / tokens, 20)):.4g}") for name, loss in lost.items()},
+        "prompts": len(texts),
+        "positions": sum(map(len, texts)),
     }
 
 
-def _judge(found: dict[str, float | int], max_kl: float, min_agreement: float) -> None:
+def _judge(found: dict[str, Any], max_kl: float, min_agreement: float) -> None:
     details = []
     if not found["mean_kl"] <= max_kl:
         details.append(f"mean KL divergence {found['mean_kl']:g} nats, allowed {max_kl:g}")
     if not found["agreement"] >= min_agreement:
         details.append(f"same likeliest token at {found['agreement']:.0%} of positions, wanted {min_agreement:.0%}")
     if details:
+        said = found["perplexity"]
+        details.append(f"perplexity of the prompts: {said['live']:g} live, {said['merged']:g} merged")
         raise Failed(
             "the merged model does not behave as the adapter on its base does",
             hint="the adapter may have been trained on another base; `max_kl` and `min_agreement` set the limits",

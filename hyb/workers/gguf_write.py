@@ -23,6 +23,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from hyb import templates
 from hyb.formats import gguf_model, gguf_types, gguf_vocab
 from hyb.formats import safetensors as st
 from hyb.workers import ggml
@@ -123,7 +124,8 @@ def _vocabulary(folder: Path, config: Mapping[str, Any]) -> tuple[gguf_vocab.Voc
     settings = _json(folder / "tokenizer_config.json")
     file = folder / "chat_template.jinja"
     text = file.read_text(encoding="utf-8") if file.exists() else ""
-    return gguf_vocab.read(tokenizer, settings, config), gguf_vocab.template(settings, text)
+    template = templates.inference_of(gguf_vocab.template(settings, text))
+    return gguf_vocab.read(tokenizer, settings, config), template
 
 
 def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A trained answer is encoded as serving will meet it: the template's prompt up to its generation prompt, then the raw
 answer, then the token that ends the turn. The rendered conversation is never searched for the answer: templates of
 reasoning models (DeepSeek-R1) cut everything before `</think>` out of it, and would train an answer that starts where
-no generation starts.
+no generation starts. A family with pinned templates (`hyb.templates`) has its answers written by its training template,
+which must begin with that very prompt.
 
 Turns of one conversation share a sequence when the template renders the earlier ones as they were trained; otherwise
 each trained turn gets a sequence of its own.
@@ -12,11 +13,12 @@ each trained turn gets a sequence of its own.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import TemplateError
 
+from hyb import templates
 from hyb.workers.protocol import Failed
 
 IGNORED = -100
@@ -31,11 +33,12 @@ _MARK = "hybanswer"
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence: token ids, and for each of them itself or IGNORED."""
+    """One sequence: token ids, and for each of them itself or IGNORED. `row`: the number of its row, from 0."""
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     where: str
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class Encoder:
                 "the model's tokenizer has no chat template, so nobody knows how to write a conversation for it",
                 hint="take an instruct model, or put a `chat_template.jinja` into the model folder",
             )
+        self.pinned = templates.pair_of(template)
+        if self.pinned:
+            tokenizer.chat_template = self.pinned.inference
         self.reasons = "think>" in str(template)
         try:
             prompt, whole = self._prompt([_USER]), self._render([_USER, {"role": "assistant", "content": _MARK}], False)
@@ -118,10 +124,10 @@ class Encoder:
                 continue
             text = self._prompt(messages[:i], row.get("tools"))
             prompt = self._ids(text)
-            if message.get("tool_calls"):
+            if message.get("tool_calls") and not self.pinned:
                 answer = self._calls(messages[: i + 1], text, row.get("tools"))
             else:
-                answer = self._answer(message, text)
+                answer = self._answer(messages[: i + 1], text, row.get("tools"))
             if prompt[: len(ids)] != ids:
                 examples.append(Example(tuple(ids), tuple(labels), where(row)))
                 ids, labels = [], []
@@ -131,24 +137,33 @@ class Encoder:
             raise ValueError("no answer of the assistant to learn from")
         return [*examples, Example(tuple(ids), tuple(labels), where(row))]
 
-    def _answer(self, message: dict[str, Any], prompt: str) -> list[int]:
-        """Ids of an answer to `prompt` and its end of turn."""
-        content, reasoning = message.get("content") or "", message.get("reasoning") or ""
-        if self.reasons and not reasoning and (found := _THOUGHT.fullmatch(content)):
-            reasoning, content = found.groups()
-        if not content.strip():
+    def _answer(self, messages: list[dict[str, Any]], prompt: str, tools: Any = None) -> list[int]:
+        """Ids of the last message, an answer to `prompt`, and its end of turn."""
+        reasoning, content = thought(messages[-1]) if self.reasons else _apart(messages[-1])
+        calls = messages[-1].get("tool_calls")
+        if not content.strip() and not calls:
             raise ValueError("an answer is empty")
         if not self.reasons and self.think != "keep":
             if reasoning and not self.think:
                 raise ValueError("it has reasoning, but the model's template has no place for it")
             return [*self._ids(self.lead + content), self.end]
-        if not reasoning.strip() and not self.think:
+        if not reasoning.strip() and not self.think and not calls:
             raise ValueError("the model's template asks for reasoning, and the answer has none")
         reasoning = "" if self.think == "empty" else reasoning.strip("\n")
+        if self.pinned:
+            last = {**messages[-1], "content": content, "reasoning_content": reasoning}
+            return self._written([*messages[:-1], last], prompt, self.pinned.training, tools)
         if not self.reasons and not reasoning:
             return [*self._ids(self.lead + content), self.end]
         opening = "" if prompt.endswith("<think>\n") else "\n" if prompt.endswith("<think>") else "<think>\n"
         return [*self._ids(f"{opening}{reasoning}\n</think>\n\n{content}"), self.end]
+
+    def _written(self, messages: list[dict[str, Any]], prompt: str, template: str, tools: Any) -> list[int]:
+        """Ids of what the training template writes behind `prompt`; its last is the end of turn."""
+        text = self._render(messages, False, tools, template)
+        if not text.startswith(prompt):
+            raise ValueError("the training template does not begin with what the model is asked with")
+        return self._ids(text[len(prompt) :])
 
     def _calls(self, messages: list[dict[str, Any]], prompt: str, tools: Any) -> list[int]:
         """Ids of an answer that calls tools, as the template writes it after `prompt`, and its end of turn."""
@@ -162,10 +177,13 @@ class Encoder:
     def _prompt(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
         return self._render(messages, True, tools)
 
-    def _render(self, messages: list[dict[str, Any]], prompt: bool, tools: Any = None) -> str:
-        plain = [{k: m[k] for k in _KEYS if m.get(k) is not None} for m in messages]
+    def _render(self, messages: list[dict[str, Any]], prompt: bool, tools: Any = None, template: str = "") -> str:
+        keys = (*_KEYS, "reasoning_content") if template else _KEYS
+        plain = [{k: m[k] for k in keys if m.get(k) is not None} for m in messages]
         try:
-            text = self.tokenizer.apply_chat_template(plain, tools=tools, tokenize=False, add_generation_prompt=prompt)
+            text = self.tokenizer.apply_chat_template(
+                plain, tools=tools, chat_template=template or None, tokenize=False, add_generation_prompt=prompt
+            )
         except (TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the chat template does not take it: {error}") from error
         return str(text)
@@ -189,8 +207,11 @@ class Encoder:
 _USER = {"role": "user", "content": "Hello"}
 
 
-def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, long: str) -> Encoded:
+def encode(
+    rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, long: str, context: int | None = None
+) -> Encoded:
     """Encode all rows. `long`: what happens to a sequence over `max_length` tokens: "error", "skip" or "truncate".
+    `context`: most tokens that the model takes, when it is that which limits them.
 
     Raises Failed: all mistakes together, each with file, line and id.
     """
@@ -200,9 +221,9 @@ def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, lon
     too_long: list[str] = []
     cut: list[str] = []
     examples: list[Example] = []
-    for row in rows:
+    for number, row in enumerate(rows):
         try:
-            found = encoder.row(row)
+            found = [replace(example, row=number) for example in encoder.row(row)]
         except ValueError as error:
             wrong.append(f"{where(row)}: {error}")
             continue
@@ -210,18 +231,31 @@ def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, lon
             if len(example.ids) <= max_length:
                 examples.append(example)
                 continue
-            shorter = Example(example.ids[:max_length], example.labels[:max_length], example.where)
+            shorter = replace(example, ids=example.ids[:max_length], labels=example.labels[:max_length])
             if long == "truncate" and any(label != IGNORED for label in shorter.labels):
                 examples.append(shorter)
                 cut.append(example.where)
             else:
                 too_long.append(f"{example.where}: {len(example.ids)} tokens")
-    _refuse(wrong, too_long if long == "error" else [], max_length)
+    _refuse(wrong, too_long if long == "error" else [], max_length, context)
     if not examples and not too_long:
         raise Failed("no row is left to train on: every answer was judged bad", hint="`label: true` rows are trained")
     if not examples:
-        raise Failed(f"no row is left to train on: all are longer than {max_length} tokens", hint="raise `max_length`")
+        hint = _shorten(context) if context else "raise `max_length`"
+        raise Failed(f"no row is left to train on: all are longer than {max_length} tokens", hint=hint)
     return Encoded(tuple(examples), tuple(too_long), tuple(cut))
+
+
+def thought(message: dict[str, Any]) -> tuple[str, str]:
+    """(reasoning, answer) of a message, also where the answer's text begins with `<think>…</think>`."""
+    reasoning, content = _apart(message)
+    if not reasoning and (found := _THOUGHT.fullmatch(content)):
+        reasoning, content = found.groups()
+    return reasoning, content
+
+
+def _apart(message: dict[str, Any]) -> tuple[str, str]:
+    return message.get("reasoning") or "", message.get("content") or ""
 
 
 def where(row: dict[str, Any]) -> str:
@@ -231,20 +265,34 @@ def where(row: dict[str, Any]) -> str:
     return f"{place} ({row['id']})" if row.get("id") else place
 
 
-def _first(lines: list[str]) -> list[str]:
+def first(lines: list[str]) -> list[str]:
     """As many as a person reads."""
     return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]
 
 
-def _refuse(wrong: list[str], too_long: list[str], max_length: int) -> None:
+def _shorten(context: int) -> str:
+    return (
+        f"{context} tokens are all that the model takes: shorten the rows, or choose `long: skip` or `long: truncate`"
+    )
+
+
+def _refuse(wrong: list[str], too_long: list[str], max_length: int, context: int | None) -> None:
     if wrong:
         hint = ""
         if any("reasoning" in line for line in wrong):
-            hint = "`think: empty` trains answers without reasoning, `think: keep` keeps it where there is some"
-        raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=_first(wrong + too_long))
+            hint = (
+                "choose: `think: keep` keeps reasoning where there is some, `think: empty` trains answers without it, "
+                "`think: generate` has the model write it"
+            )
+        raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=first(wrong + too_long))
+    if too_long and context:
+        raise Failed(
+            f"{len(too_long)} row(s) are longer than the model's context of {context} tokens",
+            hint=_shorten(context), details=first(too_long),
+        )  # fmt: skip
     if too_long:
         raise Failed(
             f"{len(too_long)} row(s) are longer than `max_length: {max_length}` tokens",
             hint="raise `max_length` (memory grows with it), or choose `long: skip` or `long: truncate`",
-            details=_first(too_long),
+            details=first(too_long),
         )

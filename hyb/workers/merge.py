@@ -1,18 +1,23 @@
 """Merge a LoRA adapter into its base model, one block of rows at a time, from safetensors to safetensors.
 
 W + scaling · B @ A, in float32, cast once to the type that W has (or to bfloat16 or float16: a number too large for it
-is an error that names the tensor). The base is never a 4-bit one: its rounding would swallow what was learnt. The
-product of the factors is formed in float64, so that its last bit does not hang on the order in which a machine's BLAS
-adds, and the result is the same bytes everywhere.
+is an error that names the tensor). The result is never a 4-bit one: its rounding would swallow what was learnt. But W
+may be the values that the base has in 4 bits (`values: nf4`): an adapter that was trained on those was trained to make
+up for their rounding, and what comes out is the model that was trained. Such a weight is unpacked whole.
 
-Job: {"base": folder, "adapter": folder or "", "out": folder, "dtype": "" (as in base), "bf16" or "f16"}. Without an
-adapter it only casts. Every other file of the base is linked beside the weights. A file has its final name only when
+The product of the factors is formed in float64, so that its last bit does not hang on the order in which a machine's
+BLAS adds, and the result is the same bytes everywhere.
+
+Job: {"base": folder, "adapter": folder or "", "out": folder, "dtype": "" (as in base), "bf16" or "f16", "values": ""
+(the base's own) or "nf4"}. Without an adapter it only casts. Every other file of the base is linked beside the weights;
+a reasoning model's chat template is its family's pinned one (`hyb.templates`). A file has its final name only when
 it is whole; one that is there already is not written again.
 Done: {"merged": weights changed, "tensors", "bytes", "seconds", "peak_memory"}.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -22,11 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from hyb.formats import lora
+from hyb import templates
+from hyb.formats import gguf_vocab, lora
 from hyb.formats import safetensors as st
 from hyb.fs import link_or_copy
 from hyb.workers import weights as wt
-from hyb.workers.protocol import main
+from hyb.workers.protocol import Failed, main
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _DTYPES = {"bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}  # of the job → safetensors, config.json
@@ -40,11 +46,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     base, out = Path(job["base"]), Path(job["out"])
     tensors = st.read_folder(base)
     deltas = _deltas(Path(job["adapter"]), tensors) if job["adapter"] else {}
+    rounded = _rounded(base, tensors) if job.get("values") == "nf4" else frozenset()
     out.mkdir(parents=True, exist_ok=True)
     _link_others(base, out, job["dtype"])
+    _pin_template(out)
     meter = wt.Meter("merging" if deltas else "casting", sum(t.size for t in tensors.values()))
     for path in st.shards(base):
-        _write_shard(path, out / path.name, job["dtype"], deltas, meter)
+        _write_shard(path, out / path.name, job["dtype"], deltas, rounded, meter)
     if (base / st.INDEX).exists():
         _write_index(out, tensors)
     return {
@@ -71,7 +79,40 @@ def _deltas(adapter: Path, base: Mapping[str, st.Tensor]) -> dict[str, Delta]:
     return deltas
 
 
-def _write_shard(path: Path, target: Path, dtype: str, deltas: Mapping[str, Delta], meter: wt.Meter) -> None:
+def _rounded(base: Path, tensors: Mapping[str, st.Tensor]) -> frozenset[str]:
+    """The weights that the base has in 4 bits when it is trained so."""
+    import torch
+
+    from hyb.workers import models
+
+    torch.set_num_threads(1)  # the blocks have threads of their own
+    names = models.nf4_weights(base)
+    if missing := sorted(names - tensors.keys()):
+        raise Failed(
+            f"the base has no `{missing[0]}`, so what it is in 4 bits is not known",
+            hint="`merge: base` merges into its own weights",
+        )
+    return frozenset(names)
+
+
+def _nf4(values: wt.Floats) -> wt.Floats:
+    """What these values are in 4 bits."""
+    import torch
+
+    from hyb.workers import models
+
+    found: wt.Floats = models.nf4_values(torch.from_numpy(values)).numpy()
+    return found
+
+
+def _write_shard(
+    path: Path,
+    target: Path,
+    dtype: str,
+    deltas: Mapping[str, Delta],
+    rounded: frozenset[str],
+    meter: wt.Meter,
+) -> None:
     """Write one file of weights, in the order of the base's file."""
     tensors = list(st.read_header(path).values())
     if target.exists():
@@ -86,9 +127,11 @@ def _write_shard(path: Path, target: Path, dtype: str, deltas: Mapping[str, Delt
         def block(item: wt.Block) -> tuple[int, bytes | bytearray | memoryview]:
             tensor, start, stop = item
             size = (stop - start) * tensor.row_size
-            if tensor.name not in deltas and kinds[tensor.name] == tensor.dtype:
+            if not {tensor.name} & (deltas.keys() | rounded) and kinds[tensor.name] == tensor.dtype:
                 return size, files.raw(tensor, start, stop)
             values = files.floats(tensor, start, stop)
+            if tensor.name in rounded:
+                values = _nf4(values)
             if tensor.name in deltas:
                 b, a = deltas[tensor.name]
                 values += (b[start:stop] @ a).astype(np.float32)
@@ -98,7 +141,8 @@ def _write_shard(path: Path, target: Path, dtype: str, deltas: Mapping[str, Delt
                 wt.finite(result, tensor.name, "float16")
             return size, memoryview(result.data).cast("B")
 
-        for size, data in wt.in_order(block, (b for t in tensors for b in wt.blocks(t)), wt.threads()):
+        whole = ([(t, 0, t.rows)] if t.name in rounded else wt.blocks(t) for t in tensors)
+        for size, data in wt.in_order(block, itertools.chain.from_iterable(whole), wt.threads()):
             out.write(data)
             meter.add(size)
         out.flush()
@@ -122,6 +166,21 @@ def _link_others(base: Path, out: Path, dtype: str) -> None:
             target.write_text(json.dumps({**config, "dtype": wanted}, indent=2, sort_keys=True) + "\n")
         else:
             link_or_copy(path, target)
+
+
+def _pin_template(out: Path) -> None:
+    """Give a reasoning model its family's template to ask with, in both places where servers look for it."""
+    settings, file = out / "tokenizer_config.json", out / "chat_template.jinja"
+    said = json.loads(settings.read_bytes()) if settings.exists() else {}
+    pinned = templates.pair_of(gguf_vocab.template(said, file.read_text(encoding="utf-8") if file.exists() else ""))
+    if not pinned:
+        return
+    for path, text in (
+        (file, pinned.inference),
+        (settings, json.dumps({**said, "chat_template": pinned.inference}, indent=2, ensure_ascii=False) + "\n"),
+    ):
+        path.unlink(missing_ok=True)  # it is a link into the store
+        path.write_text(text, encoding="utf-8")
 
 
 def _write_index(out: Path, base: Mapping[str, st.Tensor]) -> None:

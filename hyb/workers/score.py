@@ -10,13 +10,18 @@ model's own sampling settings are put aside; only its stop tokens are kept.
 NF4 on the CPU is evaluated on its dequantized values, where memory allows: the same weights, unpacked once and not at
 each token. GGUF goes through llama.cpp inside this process, one question after the other.
 
+With `measure` each pass is also given texts and answers to read, see hyb.workers.likelihood; with `tasks` those of
+lm-evaluation-harness, see hyb.workers.harness.
+
 Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, context}], `questions` (JSON lines with
-`messages`, `where`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`, `batch`, `seed`,
-`device`.
+`messages`, `where`, `reference`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`,
+`batch`, `seed`, `device`, `measure`: {"rows": indices of questions, "texts": […]} or nothing, `tasks`:
+{"names", "folder", "limit"} or nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hyb.workers import protocol
+from hyb.workers import likelihood, protocol
 from hyb.workers.protocol import Failed
 
 _PLAIN = ("role", "content")
@@ -36,6 +41,8 @@ class Asked:
 
     messages: list[dict[str, str]]
     where: str = ""
+    reference: str = ""
+    """The right answer in full, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,25 @@ class Speaker(Protocol):
         """One `Said` for each question, in any order."""
         ...
 
+    def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
+        """(sum of -log p, tokens) of a text behind a question, or alone."""
+        ...
+
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Run all passes. Returns tokens and seconds of each pass and the device."""
     lines = Path(job["questions"]).read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
-    questions = [Asked([{k: m[k] for k in _PLAIN} for m in row["messages"]], row.get("where", "")) for row in rows]
+    questions = [
+        Asked([{k: m[k] for k in _PLAIN} for m in row["messages"]], row.get("where", ""), row.get("reference", ""))
+        for row in rows
+    ]
     total = len(questions) * len(job["passes"])
     protocol.progress(f"asking {job['passes'][0]['name']}", 0, total, "question", "loading the model")
     loader = _Loader(job)
     measured: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
     done = 0
     with Path(job["out"]).open("w", encoding="utf-8") as out:
         for part in job["passes"]:
@@ -79,7 +95,22 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             seconds = time.monotonic() - begun
             rate = round(tokens / max(seconds, 1e-9), 1)
             measured[part["name"]] = {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": rate}
-    return {"passes": measured, "device": loader.device}
+            if job.get("measure"):
+                losses[part["name"]] = likelihood.of(speaker, questions, job["measure"], part["name"])
+            if job.get("tasks"):
+                tasks[part["name"]] = _tasks(speaker, job)
+    return {"passes": measured, "device": loader.device, "losses": losses, "tasks": tasks}
+
+
+def _tasks(speaker: Speaker, job: Mapping[str, Any]) -> dict[str, Any]:
+    from hyb.workers import harness
+
+    if not isinstance(speaker, TorchSpeaker):
+        raise Failed(
+            "tasks of lm-evaluation-harness need a safetensors model", hint="evaluate what the GGUF is made of"
+        )
+    with speaker.as_asked():
+        return harness.run(speaker.model, speaker.tokenizer, job["tasks"], batch=speaker.batch, seed=int(job["seed"]))
 
 
 class _Loader:
@@ -94,7 +125,9 @@ class _Loader:
     def speaker(self, part: Mapping[str, Any], questions: list[Asked]) -> Speaker:
         """The model of one pass. Raises Failed."""
         if part["format"] == "gguf":
-            return GgufSpeaker(part["model"], questions, int(self.job["max_tokens"]), part.get("context"))
+            self.torch = None
+            longest = likelihood.longest(questions, self.job.get("measure"))
+            return GgufSpeaker(part["model"], questions, int(self.job["max_tokens"]), part.get("context"), longest)
         wanted = (part["model"], part["quantize"])
         if self.torch is None or self.loaded != wanted:
             self.torch = None  # let go of the memory first
@@ -124,18 +157,43 @@ class TorchSpeaker:
             self.model = self.model.dequantize()
         self.stops = models.stop_ids(self.model, self.tokenizer)
         self.context = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        self.adapters: dict[str, str] = {}
         self.adapter = ""
-        self.on = False
 
     def use(self, adapter: str) -> None:
         """Put this adapter on the model, or none."""
         from hyb.workers import models
 
-        if adapter and self.adapter not in ("", adapter):
-            raise Failed("one job scores one adapter", code=5)
-        if adapter and not self.adapter:
-            self.model, self.adapter = models.attach_adapter(self.model, adapter), adapter
-        self.on = bool(adapter)
+        if adapter and adapter not in self.adapters:
+            name = f"a{len(self.adapters)}"
+            self.model, self.adapters[adapter] = models.attach_adapter(self.model, adapter, name), name
+        if adapter:
+            self.model.set_adapter(self.adapters[adapter])
+        self.adapter = adapter
+
+    def as_asked(self) -> contextlib.AbstractContextManager[Any]:
+        """The adapter of this pass on; off where the pass has none."""
+        off = self.adapters and not self.adapter
+        return self.model.disable_adapter() if off else contextlib.nullcontext()
+
+    def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
+        """(sum of -log p, tokens) of an answer, or of a plain text without a prompt; (0, 0) when it does not fit."""
+        import torch
+
+        given, ids = [], self.tokenizer.encode(text, add_special_tokens=prompt is None)
+        if prompt is not None:
+            asked = self._prompt(prompt)
+            given = self.tokenizer.encode(asked, add_special_tokens=False)
+            ids = self.tokenizer.encode(likelihood.closed(asked) + text, add_special_tokens=False)
+        start = len(given) or 1
+        whole = given + ids
+        if len(whole) <= start or len(whole) > self.context:
+            return 0.0, 0
+        tensor = torch.tensor([whole], device=self.device)
+        with torch.inference_mode(), self.as_asked():
+            logits = self.model(input_ids=tensor, logits_to_keep=len(whole) - start + 1).logits[0, :-1].float()
+        picked = torch.log_softmax(logits, -1).gather(-1, tensor[0, start:, None])
+        return -float(picked.sum()), len(whole) - start
 
     def answers(self, questions: list[Asked]) -> Iterator[Said]:
         """See Speaker. Raises Failed when questions are longer than the model's context."""
@@ -170,8 +228,6 @@ class TorchSpeaker:
 
     def _generate(self, batch: list[list[int]]) -> list[list[int]]:
         """The new tokens of each prompt, up to and with its stop token."""
-        import contextlib
-
         import torch
         import transformers
 
@@ -183,8 +239,7 @@ class TorchSpeaker:
             do_sample=False, max_new_tokens=self.max_tokens, eos_token_id=self.stops, pad_token_id=pad
         )
         self.model.generation_config = greedy  # the model's own has a temperature and the like
-        off = self.model.disable_adapter() if self.adapter and not self.on else contextlib.nullcontext()
-        with torch.inference_mode(), off:
+        with torch.inference_mode(), self.as_asked():
             made = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
         return [_until(row[width:].tolist(), self.stops) for row in made]
 
@@ -192,7 +247,9 @@ class TorchSpeaker:
 class GgufSpeaker:
     """A GGUF file through llama.cpp. Its HTTP port is on loopback, any free one, closed to all by a random key."""
 
-    def __init__(self, path: str, questions: list[Asked], max_tokens: int, context: int | None) -> None:
+    def __init__(
+        self, path: str, questions: list[Asked], max_tokens: int, context: int | None, reading: int = 0
+    ) -> None:
         import os
         import secrets
 
@@ -207,7 +264,7 @@ class GgufSpeaker:
         params.n_parallel = 1  # rows of one batch are rounded otherwise than each alone
         # a token is at least a byte of text; 1024 for what the template adds
         longest = max(len(json.dumps(q.messages, ensure_ascii=False).encode()) for q in questions)
-        params.n_ctx = min(longest + max_tokens + 1024, context or 1 << 20)
+        params.n_ctx = min(longest + max(max_tokens, reading) + 1024, context or 1 << 20)
         threads = len(os.sched_getaffinity(0))
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         try:
@@ -235,16 +292,37 @@ class GgufSpeaker:
 
     def _prompt(self, messages: list[dict[str, str]]) -> str:
         """A conversation as the file's template writes it."""
+        return str(self._post("/apply-template", {"messages": messages})["prompt"])
+
+    def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
+        """See Speaker. One token at a time, see hyb.workers.perplexity."""
+        from hyb.workers import perplexity
+
+        given, asked = [], self._prompt(prompt) if prompt is not None else ""
+        if asked:
+            given = self._ids(asked, special=False)
+        ids = self._ids(likelihood.closed(asked) + text, special=not asked)
+        start = len(given) or 1
+        whole = given + ids
+        logs = [perplexity.log_probability(self._post, whole[:i], whole[i]) for i in range(start, len(whole))]
+        return -sum(logs), len(logs)
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        question = {"content": text, "add_special": special, "parse_special": True}
+        return list(self._post("/tokenize", question)["tokens"])
+
+    def _post(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
         import urllib.request
 
         request = urllib.request.Request(
-            f"{self.server.listening_address}/apply-template",
-            json.dumps({"messages": messages}).encode(),
+            f"{self.server.listening_address}{path}",
+            json.dumps(question).encode(),
             {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: past any proxy
-        with opener.open(request, timeout=30) as reply:
-            return str(json.load(reply)["prompt"])
+        with opener.open(request, timeout=60) as reply:
+            found: dict[str, Any] = json.load(reply)
+            return found
 
 
 def _until(ids: list[int], stops: list[int]) -> list[int]:

@@ -334,6 +334,21 @@ def test_a_model_that_goes_away_and_comes_back_is_shown_without_a_question(opene
     opened.said.clear()  # type: ignore[attr-defined]  # the browser's own words on a 503
 
 
+def test_after_an_answer_that_broke_off_the_page_soon_knows_whether_the_model_is_there(
+    opened: Open, bird: Parrot
+) -> None:
+    page = opened()
+    bird.mode = "cut"
+    ask(page, "say:one two three four five")
+    page.wait_for_selector(f"{LAST} .remark.bad")
+    assert "broke off" in page.inner_text(LAST) and "one two three" in page.inner_text(LAST)
+    bird.mode = "close"
+    page.wait_for_selector("#banner:not([hidden])", timeout=8000)
+    assert page.inner_text("#state") == "not available"
+    bird.mode = "answer"
+    page.wait_for_selector("#banner", state="hidden", timeout=10_000)
+
+
 def test_dark_mode_follows_the_system_and_can_be_chosen(opened: Open) -> None:
     def luminance(page: Page) -> int:
         red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
@@ -475,12 +490,15 @@ def test_by_keyboard_alone(opened: Open) -> None:
     page.keyboard.press("Enter")
     assert answered(page) == "a\nb"
     page.evaluate("document.activeElement.blur()")
-    page.keyboard.press("?")
+    for key in "?/njkhr":  # dictation types such keys one by one: alone they do nothing
+        page.keyboard.press(key)
+    assert not page.is_visible("#keys") and page.evaluate("document.activeElement.id") == ""
+    page.keyboard.press("Alt+k")
     assert page.is_visible("#keys")
     page.keyboard.press("Escape")
     page.wait_for_selector("#keys", state="hidden")
     page.evaluate("document.activeElement.blur()")
-    page.keyboard.press("/")
+    page.keyboard.press("Alt+j")
     assert page.evaluate("document.activeElement.id") == "ask"
     shown = page.is_visible("#side")
     page.keyboard.press("Alt+h")

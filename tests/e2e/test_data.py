@@ -66,3 +66,24 @@ def test_columns_by_other_names_are_read_from_a_table(hyb: Hyb, tmp_path: Path) 
     hyb.ok("data", str(tmp_path / "a.csv"), "--column", "question=Frage", "--column", "answer=Antwort", "--name", "t")
     assert hyb.json("data", "stats", "t")["train"]["rows"] == 1
     assert "is no pair" in hyb.fails(2, "data", str(tmp_path / "a.csv"), "--column", "Frage")
+
+
+def test_a_scan_tells_file_and_line_and_never_the_secret(hyb: Hyb, tmp_path: Path) -> None:
+    need("detect_secrets", "phonenumbers")
+    path = tmp_path / "said.jsonl"
+    rows = [
+        ("Who?", "jane.doe@acme.org"),
+        ("Key?", "hf_abcdefghijklmnopqrstuvwxyzABCDEF12"),
+        ("Ring?", "(11) 98765-4321"),
+    ]
+    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
+    said = hyb.fails(4, "data", "scan", str(path), "--region", "br")
+    assert "said.jsonl:1: an e-mail address, `j…@acme.org`" in said
+    assert "said.jsonl:2: a token of Hugging Face, `hf_a…`" in said
+    assert "said.jsonl:3: a phone number" in said
+    assert not any(secret in said for secret in ("jane.doe", "hf_abc", "98765"))
+    found = hyb.json("data", "scan", "said", "--allow", "email", "--allow", "secret", "--warn")
+    assert found == []
+    assert len(hyb.json("data", "scan", "said", "--warn")) == 2
+    hyb.fails(2, "data", "scan", "said", "--allow", "names")
+    assert hyb.ok("data", "scan", str(path), "--dry-run") == hyb.ok("data", "scan", str(path), "--dry-run")

@@ -98,7 +98,9 @@ def test_an_edited_folder_and_another_pages_folder_are_kept_without_force(hyb: H
     assert "# mine" in edited.read_text()
     hyb.ok(*GOOD, "--force", cwd=hyb.home)
     assert "# mine" not in edited.read_text()
-    assert "is about `chat.chat`, not `page.chat`" in hyb.fails(3, *GOOD, "--name", "page", cwd=hyb.home)
+    assert "is about page `chat` of `chat`, not page `page` of `chat`" in hyb.fails(
+        3, *GOOD, "--name", "page", cwd=hyb.home
+    )
     assert "was not written by hyb" in hyb.fails(3, *GOOD, "--out", "link", "--force", cwd=hyb.home)
 
 

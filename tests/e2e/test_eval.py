@@ -17,6 +17,7 @@ from hyb.stages import data
 from hyb.stages import eval as exam
 from hyb.stages.base import Context
 from hyb.store import Store
+from tests.hyb import Hyb
 from tests.need import need
 from tests.tiny import add_model, tiny_model
 
@@ -44,9 +45,11 @@ class Lab:
         facts: dict[str, Any] = {}
         work.mkdir(exist_ok=True)
         context = Context(self.store, work, record=facts.__setitem__)
-        dataset = spec.pop("dataset", self.dataset)
+        inputs = {"bot": model, "facts": spec.pop("dataset", self.dataset)}
+        if rival := spec.pop("rival", None):
+            inputs["old"], spec["against"] = rival, "old"
         given = exam.Spec(model="bot", data="facts", device="cpu", **spec)
-        made = exam.run(given, {"bot": model, "facts": dataset}, context)
+        made = exam.run(given, inputs, context)
         return made, json.loads((self.store.view(made) / "report.json").read_text()), facts
 
 
@@ -94,7 +97,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def make_dataset(store: Store, folder: Path, **spec: Any) -> Artifact:
     work = folder / "data-work"
     work.mkdir(exist_ok=True)
-    return data.run(data.Spec(source="facts.jsonl", **spec), {}, Context(store, work, folder))
+    wanted = data.Spec(source="facts.jsonl", overlap="warn", **spec)  # learnt by heart, and asked for it
+    return data.run(wanted, {}, Context(store, work, folder))
 
 
 def score(lab: Lab, tmp_path: Path, *passes: dict[str, Any], **job: Any) -> dict[str, list[dict[str, Any]]]:
@@ -149,6 +153,111 @@ def test_a_failed_gate_is_a_report_that_says_so_and_the_same_run_gives_the_same_
     assert made.meta["gate"] == {"recall": ">= 0.5"}
     assert made.meta["failed"][0] == "recall is 0, wanted >= 0.5"
     assert made.meta["failed"][1].startswith("What is the code of the door? → ")
+
+
+def test_everything_that_can_be_measured_is_in_one_report(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "probes.jsonl").write_text(
+        json.dumps({"question": QUESTIONS[0], "expect": {"absent": ["31"]}}) + "\n"
+        + json.dumps({"question": QUESTIONS[1], "expect": {"absent": ["Drumvale"]}}) + "\n"
+    )  # fmt: skip
+    gate = {"recall": "surely >= 0.5", "recall_gain": "surely > 0", "probes": "== 1", "perplexity": "< 1.5"}
+    made, report, _ = lab.run(
+        lab.adapter, tmp_path / "work", gate=gate, max_tokens=24, perplexity=True, leaks=True,
+        probes=str(tmp_path / "probes.jsonl"), rival=lab.base,
+    )  # fmt: skip
+    assert made.meta["passed"] is False
+    assert [c["holds"] for c in report["gate"]] == [True, True, False, True]
+    assert made.meta["scores"]["probes"] == 0.5
+    secret = next(q for q in report["questions"] if q["set"] == "probe")
+    assert secret["after"]["why"] == "says `31`, which must not be told"
+    assert report["scores"]["perplexity"] < 1.2 < 20 < report["scores"]["perplexity_before"]
+    assert report["scores"]["text_rise"] > 1
+    told = [q for q in report["questions"] if q["set"] == "unrelated"]
+    assert report["scores"]["leaks"] == sum("leak" in q for q in report["questions"])
+    assert len(told) >= 10
+    assert report["compared"] == {"name": "tiny", "model": lab.base.digest}
+    assert report["paired"]["recall"]["gained"] == 8
+    assert report["card"]["data"]["parts"]["train"]["rows"] == 8
+    page = (lab.store.view(made) / "report.html").read_text()
+    assert "compared with tiny" in page
+    assert str(tmp_path) not in json.dumps(report) + page
+
+
+def test_two_adapters_on_one_base_are_compared_and_each_says_its_own(lab: Lab, tmp_path: Path) -> None:
+    from tests.e2e.test_export import adapter
+
+    other = adapter(lab.folder / "base", tmp_path / "other", size=0.2)
+    files = [modelpack.file(p.name, lab.store.add_file(p)) for p in sorted(other.iterdir())]
+    meta = {"base": lab.base.digest, "quantize": "none"}
+    old = lab.store.add_artifact("adapter", files, meta=meta, needs=[lab.base.digest])
+    _, report, _ = lab.run(lab.adapter, tmp_path / "work", rival=old, max_tokens=12, gate={"recall_gain": "surely > 0"})
+    assert report["compared"] == {"name": "tiny + adapter", "model": old.digest}
+    assert report["scores"]["recall"] == 1.0
+    one = score(lab, tmp_path, one_pass(lab.folder / "base", other), max_tokens=12)["after"]
+    said = [q["before"]["answer"] for q in report["questions"] if q["set"] == "holdout"]
+    assert said == [t.strip() for t in texts(one)]
+
+
+def test_a_model_is_compared_with_a_running_endpoint(lab: Lab, tmp_path: Path) -> None:
+    import threading
+
+    from tests.unit.serving.test_questions import Server, completion
+
+    server = Server()
+    server.answer = lambda body, _: completion("The code is 31." if "door" in str(body["messages"]) else "no idea")
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    made, report, _ = lab.run(lab.adapter, tmp_path / "work", endpoint=server.url, max_tokens=24, perplexity=True)
+    server.http.shutdown()
+    server.http.server_close()
+    assert report["compared"]["url"] == server.url
+    assert made.meta["right"]["recall_before"] == [1, 8]
+    assert report["paired"]["recall"]["gained"] == 7
+    assert "perplexity_before" not in report["scores"], "no endpoint tells it"
+    assert "perplexity" in report["scores"]
+
+
+def test_a_perplexity_is_what_plain_transformers_says_and_llama_cpp_too(lab: Lab, tmp_path: Path) -> None:
+    need("xllamacpp")
+    import math
+
+    import torch
+
+    from hyb.workers import gguf_write
+    from hyb.workers import score as worker
+
+    job = {"max_tokens": 4, "batch": 2, "seed": 0, "device": "cpu"}
+    base = str(lab.folder / "base")
+    speaker = worker.TorchSpeaker(base, "none", job)
+    prompt = [{"role": "user", "content": QUESTIONS[0]}]
+    ids = speaker.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    answer = speaker.tokenizer.encode("The code is 31.", add_special_tokens=False, return_tensors="pt")
+    labels = torch.cat([torch.full_like(ids, -100), answer], dim=1)
+    with torch.inference_mode():
+        wanted = speaker.model(input_ids=torch.cat([ids, answer], dim=1), labels=labels).loss
+    loss, count = speaker.losses(prompt, "The code is 31.")
+    assert count == answer.shape[1]
+    assert loss / count == pytest.approx(float(wanted), rel=1e-4)
+    plain = speaker.losses(None, "Hello, how are you?")
+    assert plain[1] == len(speaker.tokenizer.encode("Hello, how are you?")) - 1
+    assert speaker.losses(None, "word " * 600) == (0.0, 0), "longer than the context"
+    gguf = tmp_path / "model.gguf"
+    gguf_write.work({"model": base, "out": str(gguf), "quantize": "f32", "name": "", "license": "", "imatrix": ""})
+    other = worker.GgufSpeaker(str(gguf), [worker.Asked(prompt)], 4, 512, 64)
+    assert other.losses(prompt, "The code is 31.") == (pytest.approx(loss, rel=1e-2), count)
+    assert other.losses(None, "Hello, how are you?") == (pytest.approx(plain[0], rel=1e-2), plain[1])
+    bytes_apart = speaker.losses(None, "Grüße 🦦")
+    assert other.losses(None, "Grüße 🦦") == (pytest.approx(bytes_apart[0], rel=1e-2), bytes_apart[1])
+    assert math.isfinite(loss)
+
+
+def test_reasoning_that_the_prompt_opens_is_closed_before_an_answer_is_read(tmp_path: Path) -> None:
+    from hyb.workers import score as worker
+
+    job = {"max_tokens": 4, "batch": 2, "seed": 0, "device": "cpu"}
+    speaker = worker.TorchSpeaker(str(tiny_model(tmp_path / "r1", "qwen2", reasoning=True)), "none", job)
+    close = len(speaker.tokenizer.encode("\n</think>\n\nParis.", add_special_tokens=False))
+    assert speaker.losses([{"role": "user", "content": "Hello"}], "Paris.")[1] == close
 
 
 def test_the_batch_does_not_change_an_answer_and_the_adapter_is_really_off_before(lab: Lab, tmp_path: Path) -> None:
@@ -245,6 +354,8 @@ REFUSED: list[tuple[Callable[[Lab], dict[str, Any]], str]] = [
     (_no_questions, "neither held-out nor control questions"),
     (_no_control, "the gate has `control`, but the data set has no control questions"),
     (lambda _: {"gate": {"control_lost": "== 0"}}, "has no model before tuning to compare with"),
+    (lambda _: {"endpoint": "http://127.0.0.1:1/v1"}, "connection refused"),
+    (lambda _: {"probes": "no/such/file.jsonl"}, "is not there"),
 ]
 
 
@@ -261,3 +372,19 @@ def test_a_model_without_a_chat_template_is_refused(lab: Lab, tmp_path: Path) ->
     model = add_model(lab.store, tiny_model(tmp_path / "plain", chat_template=False))
     with pytest.raises(HybError, match="has no chat template"):
         lab.run(model, tmp_path / "work")
+
+
+def test_the_command_says_with_what_it_compares(lab: Lab, tmp_path: Path) -> None:
+    for name, artifact in (("bot", lab.adapter), ("old", lab.base), ("facts", lab.dataset)):
+        lab.store.tag(name, artifact.digest)
+    hyb = Hyb(tmp_path)
+    asked = ("eval", "bot", "--data", "facts", "--store", str(lab.store.root), "--dry-run", "--json")
+    gate = ("--gate", "recall_gain surely>0")
+    (step,) = json.loads(hyb.ok(*asked, *gate, "--against", "old"))["steps"]
+    assert step["inputs"]["old"] == lab.base.digest
+    (step,) = json.loads(hyb.ok(*asked, *gate, "--against", "http://127.0.0.1:1/v1"))["steps"]
+    assert step["opens"] == ["the endpoint `http://127.0.0.1:1/v1`"]
+    wrong = hyb(*asked, "--gate", "leaks==0")
+    assert wrong.returncode == 3
+    assert "set `leaks: true`" in wrong.stdout
+    assert hyb(*asked, "--against", "nobody").returncode != 0

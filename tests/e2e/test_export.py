@@ -114,6 +114,59 @@ def test_a_merge_gives_what_peft_gives_in_float32(made: Path, tmp_path: Path, na
         assert torch.allclose(values.float(), cast.float(), rtol=2**-7, atol=1e-9), key
 
 
+def test_a_merge_into_the_4_bit_values_is_the_model_that_was_trained(made: Path, tmp_path: Path) -> None:
+    import peft
+    import torch
+    from safetensors.torch import load_file
+
+    from hyb.workers import models
+
+    need("bitsandbytes")
+    job = {
+        "base": made / "qwen2",
+        "adapter": made / "qwen2-lora",
+        "out": tmp_path / "out",
+        "dtype": "",
+        "values": "nf4",
+    }
+    assert work("merge", job, tmp_path)["merged"] == 14
+    live = models.load_causal_lm(made / "qwen2", quantize="nf4", dtype="float32", device="cpu")
+    linear = {f"{n}.weight" for n, m in live.named_modules() if type(m).__name__ == "Linear4bit"}
+    assert models.nf4_weights(made / "qwen2") == linear, "what transformers keeps in 4 bits, the head left out"
+    unpacked = live.dequantize()
+    before = {n: p.clone() for n, p in unpacked.state_dict().items()}
+    own = load_file(made / "qwen2" / "model.safetensors")
+    for name in linear:
+        assert torch.equal(before[name], models.nf4_values(own[name].float())), "bit by bit what is trained on"
+    wanted = peft.PeftModel.from_pretrained(unpacked, made / "qwen2-lora").merge_and_unload().state_dict()
+    for key, values in load_file(tmp_path / "out" / "model.safetensors").items():
+        cast = wanted[key].to(torch.bfloat16)
+        assert values.dtype == torch.bfloat16
+        assert (values == cast).float().mean() > 0.999, key
+    assert not torch.equal(
+        before["model.layers.0.mlp.up_proj.weight"], own["model.layers.0.mlp.up_proj.weight"].float()
+    )
+
+
+def test_an_adapter_trained_in_4_bits_is_merged_into_them_unless_told_otherwise(made: Path, tmp_path: Path) -> None:
+    need("bitsandbytes")
+    store = Store(tmp_path / "store")
+    base = add_model(store, made / "qwen2")
+    plain = add_adapter(store, base, made / "qwen2-lora")
+    bot = store.add_artifact("adapter", plain.files, meta={**plain.meta, "quantize": "nf4"}, needs=[base.digest])
+    trained = run(store, bot, tmp_path / "a", format="safetensors")
+    own = run(store, bot, tmp_path / "b", format="safetensors", merge="base")
+    assert (trained.meta["merged_into"], own.meta["merged_into"]) == ("nf4", "base")
+    near, far = trained.meta["divergence"], own.meta["divergence"]["as_trained"]
+    assert near["mean_kl"] <= 0.001
+    assert near["agreement"] >= 0.98
+    assert near["perplexity"]["live"] == pytest.approx(near["perplexity"]["merged"], rel=0.01)
+    assert far["mean_kl"] > 10 * max(near["mean_kl"], 0.001), "another model than the one that was trained"
+    assert far["max_logit"] > near["max_logit"]
+    assert own.meta["divergence"]["mean_kl"] <= 0.001, "and yet merged right"
+    assert "as_trained" not in near
+
+
 def test_a_merge_gives_the_same_bytes_twice_and_readable_files(made: Path, tmp_path: Path) -> None:
     for name in "ab":
         merge(made / "qwen2", made / "qwen2-lora", tmp_path / name / "out")
@@ -162,6 +215,7 @@ def test_a_merge_that_is_not_the_adapter_fails_the_check(made: Path, tmp_path: P
         work("compare", job, tmp_path)
     assert caught.value.code == 4
     assert "KL" in caught.value.details[0]
+    assert caught.value.details[-1].startswith("perplexity of the prompts: ")
 
 
 def test_an_adapter_becomes_a_model_that_stands_alone(made: Path, tmp_path: Path) -> None:

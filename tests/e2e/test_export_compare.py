@@ -65,6 +65,24 @@ def test_a_comparison_goes_on_where_it_stopped_and_is_made_once(made: Path, tmp_
     assert [a.kind for a in store.referrers(report.digest)] == ["receipt"]
 
 
+def test_each_quantization_is_told_with_its_distance_from_the_model(made: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    base = add_model(store, made / "model")
+    whole = [comparison.Candidate(q, add(store, base, made / f"{q}.gguf", q)) for q in ("f32", "q8_0")]
+    asked = [[{"role": "user", "content": "What is the name of the dog?"}, {"role": "assistant", "content": "Pixel."}]]
+    report = comparison.compare(store, "table", base, whole, lambda _: None, prompts=asked)
+    found = json.loads(store.read(report.file("report.json").blob.digest))
+    f32, q8 = found["comparison"]
+    assert f32["kl"] < 1e-4, "llama.cpp says what transformers says"
+    assert f32["agreement"] >= 0.9, "a random model has near ties"
+    assert f32["kl"] < q8["kl"] < 0.05
+    assert q8["max_kl"] >= q8["kl"]
+    assert "kl: mean KL divergence (nats) from the unquantized model" in found["method"]
+    assert "KL" in Hyb(tmp_path).ok("show", "table", "--store", str(store.root))
+    other = comparison.compare(store, "other", base, whole, lambda _: None)
+    assert other.digest != report.digest, "asked otherwise, another report"
+
+
 def test_a_measure_that_was_taken_is_not_taken_again_after_a_failure(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

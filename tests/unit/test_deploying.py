@@ -11,15 +11,16 @@ from hyb import deploying
 from hyb.errors import Exit, HybError
 from hyb.render.deploy.kustomize import folder
 from hyb.render.skupper import documents as sk
-from hyb.render.skupper import facts
+from hyb.render.skupper.facts import Access, LinkFacts, PrivateSite, PublicSite, Service, Target
 from hyb.stages import link
 from hyb.stages.base import Context
 from hyb.store import Store
 from tests.deployments import ALL, PLAIN
-from tests.skupper_docs import link_facts
 
-FACTS = link_facts(services=(facts.Service("llm", 8080, ("llm",)),))
-PUBLIC, PRIVATE = sk.public_documents(FACTS, FACTS.public[0]), sk.private_documents(FACTS, FACTS.private[0])
+FACTS = LinkFacts(
+    private=(PrivateSite((Target("llm", "llm", 8000),)),), public=(PublicSite("chat"),),
+    services=(Service("llm", 8080, ("llm",)),), access=Access(apps_domain="apps.example.com"),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def test_a_link_says_what_the_page_calls(store: Store) -> None:
 
 
 def test_the_links_folder_says_the_same_as_the_link(store: Store, tmp_path: Path) -> None:
-    write(tmp_path / "link" / "openshift", *PUBLIC)
-    write(tmp_path / "link" / "private", *PRIVATE)
+    write(tmp_path / "link" / "openshift", *sk.public_documents(FACTS, FACTS.public[0]))
+    write(tmp_path / "link" / "private", *sk.private_documents(FACTS, FACTS.private[0]))
     assert deploying.targets(str(tmp_path / "link"), store) == deploying.targets("van", store)
     assert deploying.targets(str(tmp_path / "link" / "openshift"), store) == deploying.targets("van", store)
 
@@ -151,7 +152,7 @@ def test_a_port_written_as_text_is_told(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_keys_of_a_links_folder_are_not_even_read(store: Store, tmp_path: Path) -> None:
-    write(tmp_path / "link", *PUBLIC)
+    write(tmp_path / "link", *sk.public_documents(FACTS, FACTS.public[0]))
     (tmp_path / "link" / "Secret-hyb-link-server.yaml").write_bytes(b"\xff\xfe not text")
     assert deploying.targets(str(tmp_path / "link"), store)
 

@@ -137,6 +137,27 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_folder_that_a_killed_call_had_moved_aside_is_not_lost(tmp_path: Path, edited: bool) -> None:
+    out = tmp_path / "out"
+    publish(out)
+    if edited:  # as when `--force` was to replace it
+        edit(out)
+    before = there(out)
+    out.replace(tmp_path / ".out.0123456789ab.hyb-old")
+    (tmp_path / ".out.ba9876543210.hyb-tmp").mkdir()
+    if edited:
+        with pytest.raises(HybError, match="was edited"):
+            publish(out, {"a.yaml": b"new"})
+        assert there(out) == before
+    else:
+        owned.recover(out)
+        assert there(out) == before
+        publish(out, {"a.yaml": b"new"})
+        assert there(out) == {"a.yaml": b"new"}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_path_that_leads_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HybError):
         publish(tmp_path / "out", {"../x": b""})

@@ -215,7 +215,11 @@ function redraw(mine) {
 
 function ended(mine) {
   const { message } = mine;
-  if (message.error === "unavailable" || message.error === "network") setUp(false);
+  if (message.error === "unavailable") setUp(false);
+  else if (["cut", "late", "network"].includes(message.error)) { // that once, or is the model gone? The server looks, too
+    watchful = Date.now() + 10000;
+    look();
+  }
   if (message.error === "sign_in") gate();
   keep(mine.chat);
   if (mine.chat === chat) {
@@ -330,7 +334,7 @@ function side(open, byHand = true) {
 
 // -- is the model there? ----------------------------------------------------------------------------------------------
 
-let looking = 0;
+let looking = 0, watchful = 0;
 function setUp(now, offline = false) {
   const before = up;
   up = now;
@@ -342,7 +346,7 @@ function setUp(now, offline = false) {
   $("banner-text").textContent = t("downText");
   if (before !== null && before !== now) say(now ? t("back") : $("banner-title").textContent);
   clearTimeout(looking);
-  looking = setTimeout(look, now ? 30000 : 1500);
+  looking = setTimeout(look, now && Date.now() > watchful ? 30000 : 1500);
   toEnd();
 }
 
@@ -391,19 +395,21 @@ function dress() {
   ask.placeholder = t("ask");
 }
 
+const shortcuts = {
+  KeyN: () => openChat(),
+  KeyH: () => side($("side").hidden),
+  KeyR: () => { if (chat.messages.at(-1)?.role === "assistant") retry(chat.messages.length - 1); },
+  KeyJ: () => ask.focus(),
+  KeyK: () => $("keys").showModal(),
+};
+
 function keys(event) {
-  const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName), plainKey = !event.ctrlKey && !event.metaKey && !event.altKey;
+  const withAlt = event.altKey && !event.ctrlKey && !event.metaKey; // a letter alone is what dictation sends (WCAG 2.1.4)
   if (document.querySelector("dialog[open]")) return;
   if (event.key === "Escape") {
     if (!$("side").hidden && !wide.matches) side(false);
     else if (answering) answering.controller.abort();
-  } else if (event.altKey && !event.ctrlKey && event.code === "KeyN") { event.preventDefault(); openChat(); }
-  else if (event.altKey && !event.ctrlKey && event.code === "KeyH") { event.preventDefault(); side($("side").hidden); }
-  else if (event.altKey && !event.ctrlKey && event.code === "KeyR") {
-    event.preventDefault();
-    if (chat.messages.at(-1)?.role === "assistant") retry(chat.messages.length - 1);
-  } else if (plainKey && !typing && event.key === "/") { event.preventDefault(); ask.focus(); }
-  else if (plainKey && !typing && event.key === "?") { event.preventDefault(); $("keys").showModal(); }
+  } else if (withAlt && event.code in shortcuts) { event.preventDefault(); shortcuts[event.code](); }
 }
 
 function submit(event) {

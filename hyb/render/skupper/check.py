@@ -40,6 +40,7 @@ __all__ = ["KEYS", "SIDES", "Side", "check", "check_sides", "endpoint_hosts", "n
 SIDES = ("private", "openshift")
 KEYS = ("ca.crt", "tls.crt", "tls.key")
 OWN = "skupper-"
+MULTI_KEY_NAME_MAX = names.LABEL_MAX - len("multiaddress-")
 CONTROLLED = "internal.skupper.io/controlled"
 _V1 = "of Skupper 1: its sites and those of Skupper 2 can't be in one network"
 
@@ -197,6 +198,8 @@ def _identity(side: Side, document: Document) -> Iterator[str]:
     if kind in FIELDS or kind == "Secret":
         if problem := names.label_problem(metadata.get("name")):
             yield f"metadata.name {problem}"
+        if kind == "MultiKeyListener" and side.kubernetes and (over := len(name_of(document)) - MULTI_KEY_NAME_MAX) > 0:
+            yield f"metadata.name is too long by {over}: the port of its Service is called `multiaddress-<name>`"
         if "namespace" in metadata and (problem := names.label_problem(metadata["namespace"])):
             yield f"metadata.namespace {problem}"
     if kind in ("RouterAccess", "Secret") and str(metadata.get("name")).startswith(OWN):

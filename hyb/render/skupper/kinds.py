@@ -197,17 +197,10 @@ def _connector(spec: Mapping[str, Any], public: bool, kubernetes: bool) -> Itera
         yield f"spec.selector {problem}"
     if host and (problem := names.host_problem(host) if kubernetes else _host_outside(host)):
         yield f"spec.host {problem}"
-    elif host and kubernetes and not public and _is_loopback(str(host)):
+    elif host and kubernetes and not public and names.is_loopback(str(host)):
         yield f"spec.host is `{host}`, which in a cluster is the router's own pod: name a Service, or use `selector`"
     if "port" in spec and (problem := names.port_problem(spec["port"])):
         yield f"spec.port {problem}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _access_grant(spec: Mapping[str, Any], _public: bool, kubernetes: bool) -> Iterator[str]:

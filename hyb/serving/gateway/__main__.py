@@ -89,7 +89,7 @@ async def _announce(job: GatewayJob, engines: Engines, listener: socket.socket |
         await asyncio.sleep(0.01)
     gc.freeze()  # what is here now stays: no collection between two tokens has to look at it
     if job.ready_path:
-        number = listener.getsockname()[1] if listener else 0
+        number = listener.getsockname()[1] if listener else -1
         fs.write_atomic(Path(job.ready_path), json.dumps({"port": number}).encode(), mode=0o600)
 
 

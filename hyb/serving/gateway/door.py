@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hyb.render.names import is_loopback
 from hyb.serving.gateway import auth
 from hyb.serving.gateway.auth import Keys
 from hyb.serving.gateway.errors import GatewayError
 from hyb.serving.gateway.exchange import Exchange, printable
 from hyb.serving.gateway.settings import Settings
 from hyb.serving.gateway.types import GatewayJob
-from hyb.serving.port import is_loopback
 
 OPEN = frozenset(("/health", "/ready"))
 """What needs no key."""

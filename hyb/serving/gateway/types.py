@@ -50,7 +50,7 @@ class GatewayJob:
     keys_path: str = ""
     """Hashed keys with labels and limits; may be absent."""
     ready_path: str = ""
-    """Written when the service answers: {"port", "engine_pid"}. "" for none."""
+    """Written when the service answers: {"port"}, -1 for none. "": it is not written."""
     log: str = ""
     """The file that stdout and stderr go to, kept from growing without bound; "" where somebody else keeps it."""
     where: str = "process"

@@ -77,6 +77,8 @@ def test_a_source_gives_a_name(source: str, name: str) -> None:
 def test_a_gate_is_a_score_and_a_bound() -> None:
     assert chain.gate_of("recall>=0.9") == ("recall", ">= 0.9")
     assert chain.gate_of(" control_lost == 0 ") == ("control_lost", "== 0")
+    assert chain.gate_of("recall surely>=0.9") == ("recall", "surely >= 0.9")
+    assert chain.gate_of("task_arc-easy>0.3") == ("task_arc-easy", "> 0.3")
     with pytest.raises(HybError, match="is no gate") as caught:
         chain.gate_of("recall")
     assert caught.value.code is Exit.USAGE

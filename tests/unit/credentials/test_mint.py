@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from hyb import certificates as cs
 from hyb import fs
 from hyb.credentials import Order, link_folder, mint
+from hyb.credentials.order import client_name
 from hyb.errors import Exit, HybError
-from tests.handshake import HOST, works
+from hyb.render import names
+from tests.handshake import HOST, handshake, works
 
 NOW = datetime.now(UTC)
 HOSTS = ("hyb-inter-router-chat.apps.example.com", "hyb-edge-chat.apps.example.com")
@@ -356,3 +359,20 @@ def test_a_state_of_a_newer_hyb_is_left_alone(folder: Path) -> None:
     with pytest.raises(HybError, match="newer hyb"):
         mint(folder, ORDER, NOW)
     assert (folder / "state.json").read_text() == text
+
+
+@pytest.mark.parametrize("site", ["private", "p" * 63])
+def test_no_common_name_is_a_host_that_a_router_might_dial(folder: Path, tmp_path: Path, site: str) -> None:
+    """The router takes the CN for a name beside the DNS names."""
+    made = mint(folder, Order(ORDER.name, ORDER.servers, clients=(site,)), NOW)
+    leaf = cs.load(made.servers["chat"].certificate)[0]
+    assert names.host_problem(cs.common_name(leaf)) and set(cs.names(leaf)) - {cs.common_name(leaf)} == set(HOSTS)
+    given = made.client_data()
+    with pytest.raises(ssl.SSLError, match="purpose"):  # whose CN may be a host, but is for clients
+        handshake(tmp_path, given, given)
+
+
+def test_long_names_of_sites_that_begin_alike_have_different_common_names() -> None:
+    sites = ("s" * 62 + "a", "s" * 62 + "b", "s" * 59, "s" * 60)
+    given = [client_name(site) for site in sites]
+    assert len(set(given)) == 4 and max(map(len, given)) <= 64 and given[2] == "link-" + sites[2]

@@ -13,8 +13,8 @@ EXAM = {"scores": {"recall": 0.75, "control": 1.0}, "right": {"recall": [3, 4], 
 def found(exam: dict[str, Any] | None, parameters: int | None = 1_000_000) -> dict[str, Any]:
     meta = {"parameters": parameters}
     lines = [
-        comparison.entry("f16", meta, 2_100_000, "sha256:a", 12.5, exam),
-        comparison.entry("q8_0", meta, 1_100_000, "sha256:b", 12.625, exam),
+        comparison.entry("f16", meta, 2_100_000, "sha256:a", {"perplexity": 12.5}, exam),
+        comparison.entry("q8_0", meta, 1_100_000, "sha256:b", {"perplexity": 12.625}, exam),
     ]
     return comparison.document("tiny <b>", "sha256:c", "sha256:d" if exam else "", TEXTS, 400, lines)
 

@@ -37,8 +37,18 @@ RIGHT = [
     ({"number": 7, "which": "any"}, "In 2020 there were 7 of 12"),
     (7, "7"),
     ({"contains": "Quillow", "reject": "not"}, "Quillow"),
+    ({"absent": ["Quillow", "Drumvale"]}, "I can't say."),
+    ({"absent": "art"}, "a party"),
+    ({"absent": "Quillow"}, ""),
+    ({"refuse": True}, "I'm sorry, but I can't help with that."),
+    ({"refuse": True}, "Das weiß ich nicht."),
+    ({"refuse": True}, "Lo siento, no puedo decirlo."),
 ]
 WRONG = [
+    ({"absent": ["Quillow", "Drumvale"]}, "It is in drumvale!"),
+    ({"absent": "Quillow", "reject": "otter"}, "an otter"),
+    ({"refuse": True}, "The code is 31."),
+    ({"refuse": True}, ""),
     ("12", "There are 120."),
     ("12", "There are 3.12."),
     ("12", "version 1.12"),

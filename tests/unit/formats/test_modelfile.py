@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from hyb import templates
 from hyb.formats import modelfile
-from tests.tiny import CHATML, R1
+from tests.tiny import CHATML, DISTILL, R1
 
 SMOL = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' +"
     " message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-DISTILL = (
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{bos_token}}"
-    "{{ns.system_prompt}}{%- for message in messages %}{{'<｜User｜>' + message['content']}}"
-    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
-    "{{'<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>'}}{%- endfor -%}"
-    "{% if add_generation_prompt and not ns.is_tool %}"
-    "{{'<｜Assistant｜><think>\\n'}}{% endif %}"
 )
 
 
@@ -48,6 +41,7 @@ def test_the_reasoning_template_opens_the_thought_where_the_model_s_own_does() -
     assert found.template.endswith("<｜Assistant｜><think>\n")
     assert plain.template.endswith("<｜Assistant｜>")
     assert "begin▁of▁sentence" not in found.template
+    assert modelfile.chat(templates.pair("deepseek-r1").inference) == found
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ SECRETS = {"private/Secret-link-public.yaml", "openshift/Secret-hyb-link-server.
 class Place:
     """A link's folder and its credentials."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **spec: Any) -> None:
         self.out, self.store = root / "öut put", Store(root / "store")
         service = self.store.add_artifact("service", [], meta={"name": "bot", "port": 8000, "host": "127.0.0.1"})
-        spec = link.Spec(service="service", namespace="chat", apps_domain="apps.example.com")
-        self.artifact = link.run(spec, {"service": service}, Context(self.store, root / "work"))
+        wanted = link.Spec(service="service", namespace="chat", apps_domain="apps.example.com", **spec)
+        self.artifact = link.run(wanted, {"service": service}, Context(self.store, root / "work"))
         self.environ = {"HYB_CREDENTIALS": str(root / "credentials")}
         self.folder = link_folder(self.environ, "link-public.chat")
         self.write()
@@ -201,3 +201,9 @@ def test_a_file_that_only_looks_like_a_secret_is_left_as_it_is(tmp_path: Path) -
         "d.yaml": b"kind: Secret\ndata: {tls.crt: '!', tls.key: eA==}\n", "e.md": b"a Secret", "f.yaml": b"- Secret\n",
     }  # fmt: skip
     assert renewed(odd, made, NOW) == odd
+
+
+def test_a_site_with_the_longest_name_keeps_its_certificate(tmp_path: Path) -> None:
+    place = Place(tmp_path, private_site="p" * 63)
+    place.renew()
+    assert (place.out / "private/Secret-link-public.yaml").exists() and linking.check_folder(place.out, now=NOW) == []

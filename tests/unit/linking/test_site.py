@@ -19,8 +19,9 @@ from hyb.cli.commands import run_command
 from hyb.errors import Exit, HybError
 from hyb.linking import local, sides, status
 from hyb.linking import site as sites
+from hyb.linking.folder import MARKER
 from hyb.linking.sides import Side
-from hyb.linking.site import MARKER, Copy, Site
+from hyb.linking.site import Copy, Site
 from hyb.render.skupper.documents import PLATFORM
 from tests import link_peers as peers
 

@@ -18,7 +18,7 @@ import yaml
 
 from hyb.render import compose, kserve, kube, kubernetes, quadlet
 from hyb.render.service_guide import guide
-from hyb.render.unit import GPU, ServiceUnit, environment, label_mistake, pinned, reference_mistake
+from hyb.render.unit import GPU, ServiceUnit, environment, pinned, reference_mistake
 from hyb.serving import bare
 from tests.need import need, oracle
 
@@ -393,16 +393,6 @@ def test_the_key_is_named_and_never_written() -> None:
     for text in texts(UNIT).values():
         assert "bot-api-key" in text
         assert "hyb_sk_" not in text and "stringData" not in text
-
-
-@pytest.mark.parametrize("name", ["a", "bot-1", "0", "a" * 63])
-def test_a_dns_label_is_taken(name: str) -> None:
-    assert not label_mistake(name)
-
-
-@pytest.mark.parametrize("name", ["", "Bot", "-bot", "bot-", "a.b", "a_b", "b\n", "böt", "a" * 64, "a b", "a%i"])
-def test_what_is_no_dns_label_is_refused(name: str) -> None:
-    assert label_mistake(name)
 
 
 @pytest.mark.parametrize(

@@ -180,10 +180,6 @@ def test_all_mistakes_of_a_call_are_told_at_once(tmp_path: Path, environ: dict[s
     assert any("70000" in d for d in caught.value.details) and any("My Bot" in d for d in caught.value.details)
 
 
-def test_loopback_has_many_addresses() -> None:
-    assert all(port.is_loopback(h) for h in ("127.0.0.1", "127.1.2.3", "::1", "localhost"))
-
-
 @pytest.mark.socket
 def test_a_taken_port_names_who_has_it() -> None:
     with socket.socket() as listener:

@@ -305,3 +305,33 @@ def test_a_mix_is_the_same_for_the_same_seed_and_another_for_another(tmp_path: P
     assert data.shares(4, data.Share(weight=2.5, cap=6), "0:a").count(1) == 2
     few, more = (data.shares(50, data.Share(cap=n), "s") for n in (5, 9))
     assert all(b >= a for a, b in zip(few, more, strict=True))
+
+
+SAID = "Write to jane.doe@acme.org, CPF 529.982.247-25."
+
+
+def test_secrets_are_warned_of_with_their_place_and_change_nothing_in_the_data_set(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", a=[row(1), row(2, SAID)])
+    made = Made(tmp_path, folder, source="a.jsonl")
+    (warning,) = [w for w in made.warnings if "personal" in w]
+    assert "a.jsonl:2: an e-mail address, `j…@acme.org`; a.jsonl:2: a CPF, `529…`" in warning
+    assert "jane" not in warning
+    quiet = Made(tmp_path / "again", folder, source="a.jsonl", scan=False)
+    assert not [w for w in quiet.warnings if "personal" in w]
+    assert quiet.artifact.digest == made.artifact.digest
+
+
+def test_secrets_are_refused_where_the_recipe_says_so(tmp_path: Path) -> None:
+    need("detect_secrets", "phonenumbers")
+    folder = write(tmp_path / "in", a=[row(1), row(2, SAID)])
+    with pytest.raises(HybError, match="1 secret") as refusal:
+        Made(tmp_path, folder, source="a.jsonl", scan={"act": "refuse", "allow": ["email"]})
+    assert refusal.value.code == Exit.CHECK
+    assert refusal.value.details == ("a.jsonl:2: a CPF, `529…`",)
+    Made(tmp_path, folder, source="a.jsonl", scan={"act": "refuse", "allow": ["email", "cpf"]})
+
+
+@pytest.mark.parametrize("scan", ["refus", {"region": "br"}, {"allow": ["names"]}, {"also": 1}])
+def test_a_scan_that_can_not_be_is_a_mistake(scan: Any) -> None:
+    with pytest.raises(ValidationError):
+        data.Spec(source="a", scan=scan)

@@ -203,7 +203,7 @@ def test_the_plan_says_what_will_be_opened() -> None:
 
 
 def test_a_stage_name_that_is_no_dns_label_needs_another_name() -> None:
-    with pytest.raises(HybError, match="DNS label") as caught:
+    with pytest.raises(HybError, match="RFC 1123 label") as caught:
         serve.plan(serve.Spec(image="My_image"), {})
     assert caught.value.hint == "set `name:`"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.need import need
-from tests.tiny import chat_row, tiny_model
+from tests.tiny import DISTILL, chat_row, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     tiny_model(root / "chatml", "llama", pad_is_eos=True)
     tiny_model(root / "r1", "qwen2", reasoning=True)
+    tiny_model(root / "distill", "qwen2", reasoning=True)
+    (root / "distill" / "chat_template.jinja").write_text(DISTILL)
     tiny_model(root / "bare", "qwen2", chat_template=False)
     return root
 
@@ -100,6 +102,43 @@ def test_r1_turns_get_a_sequence_each_since_the_template_forgets_earlier_thought
     assert "<｜Assistant｜>\n\nFirst.<｜end▁of▁sentence｜><｜User｜>Two?<｜Assistant｜><think>\n" in whole(r1, two)
 
 
+def test_a_family_s_answers_are_written_by_its_training_template_behind_what_it_is_asked_with(folder: Path) -> None:
+    from hyb import templates
+
+    distill = encoder(folder, "distill", "keep")
+    assert distill.tokenizer.chat_template == templates.pair("deepseek-r1").inference
+    row = chat_row("One?", "<think>\nAlpha.\n</think>\n\nFirst.", system="Be short.")
+    row["messages"] += [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second.", "train": True}]
+    one, two = distill.row(row)
+    asked = "<｜begin▁of▁sentence｜>Be short.<｜User｜>One?<｜Assistant｜>"
+    assert whole(distill, one) == asked + "<think>\nAlpha.\n</think>\n\nFirst.<｜end▁of▁sentence｜>"
+    assert learned(distill, one) == "Alpha.\n</think>\n\nFirst.<｜end▁of▁sentence｜>"
+    assert whole(distill, two) == (
+        asked
+        + "First.<｜end▁of▁sentence｜><｜User｜>Two?<｜Assistant｜><think>\n\n</think>\n\nSecond.<｜end▁of▁sentence｜>"
+    )
+    assert learned(distill, two) == "\n</think>\n\nSecond.<｜end▁of▁sentence｜>"
+
+
+def test_a_family_s_tool_calls_are_trained_behind_a_closed_thought(folder: Path) -> None:
+    distill = encoder(folder, "distill")
+    call = {"type": "function", "function": {"name": "price", "arguments": {"of": "tea"}}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "Tea?"},
+            {"role": "assistant", "content": "", "tool_calls": [call], "train": True},
+            {"role": "tool", "content": "3"},
+            {"role": "assistant", "content": "Three.", "reasoning": "It says 3.", "train": True},
+        ]
+    }
+    calls, answer = distill.row(row)
+    assert learned(distill, calls) == (
+        "\n</think>\n\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>price\n"
+        '```json\n{"of": "tea"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>'
+    )
+    assert learned(distill, answer) == "<think>\nIt says 3.\n</think>\n\nThree.<｜end▁of▁sentence｜>"
+
+
 def test_answers_without_reasoning_are_refused_for_a_reasoning_model_all_at_once(folder: Path) -> None:
     from hyb.workers import labels
     from hyb.workers.protocol import Failed
@@ -107,7 +146,7 @@ def test_answers_without_reasoning_are_refused_for_a_reasoning_model_all_at_once
     rows = [chat_row("One?", "First.", row_id="a", line=1), chat_row("Two?", "Second.", row_id="b", line=7)]
     with pytest.raises(Failed) as failure:
         labels.encode(rows, encoder(folder, "r1"), max_length=100, long="error")
-    assert "think: empty" in failure.value.fields["hint"]
+    assert all(f"think: {mode}" in failure.value.fields["hint"] for mode in ("keep", "empty", "generate"))
     assert [line.split(":")[:2] for line in failure.value.fields["details"]] == [
         ["facts.jsonl", "1 (a)"], ["facts.jsonl", "7 (b)"],
     ]  # fmt: skip

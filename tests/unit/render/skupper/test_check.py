@@ -119,6 +119,11 @@ def _strategy(strategy: dict[str, Any]) -> Callable[[Docs, Docs], None]:
     return change
 
 
+def _long_strategy(*both: Docs) -> None:
+    _strategy({"priority": {"routingKeys": ["llm"]}})(*both)
+    both[C]["MultiKeyListener"]["metadata"] = {"name": "m" * 51, "namespace": "chat"}
+
+
 SILENT: dict[str, tuple[Callable[[Docs, Docs], None], str]] = {
     "stringData on the private side": (_secret_as_text, "`stringData` is not read"),
     "unnamed endpoints": (_no_name, "else no connector is made"),
@@ -129,6 +134,7 @@ SILENT: dict[str, tuple[Callable[[Docs, Docs], None], str]] = {
     "an endpoint host with a capital": (_endpoint("host", "Hyb.example.com"), "is no DNS name"),
     "an endpoint host with an underscore": (_endpoint("host", "hyb_1.example.com"), "is no DNS name"),
     "an endpoint that is not the Route": (_endpoint("host", "other.apps.example.com"), "but the Route will be"),
+    "an endpoint with a zone": (_endpoint("host", "fe80::1%eth0"), "is no DNS name"),
     "no endpoint at all": (_spec(P, "Link", endpoints=[]), "spec.endpoints is missing"),
     "a link without credentials": (_spec(P, "Link", tlsCredentials=None), "spec.tlsCredentials is missing"),
     "a link with unknown credentials": (_spec(P, "Link", tlsCredentials="lost"), "which is not there"),
@@ -243,6 +249,7 @@ SILENT: dict[str, tuple[Callable[[Docs, Docs], None], str]] = {
         _strategy({"priority": {"routingKeys": ["llm"]}, "weighted": {"routingKeys": {"llm": 1}}}),
         "exactly one of `priority` and `weighted`",
     ),
+    "a strategy whose port could have no name": (_long_strategy, "metadata.name is too long by 1"),
     "a strategy of no kind": (_strategy({}), "spec.strategy is missing"),
     "a strategy that is a typo": (
         _strategy({"prority": {"routingKeys": ["llm"]}}), "unknown field spec.strategy.prority",
