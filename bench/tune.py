@@ -13,8 +13,9 @@ given hyb's rows in hyb's order with its learning rates, and each step's loss mu
 
 TRL is no dependency of hyb. `--trl` names the Python of an environment that has it beside hyb's packages:
 
-    python -m venv trl && python -c 'import site; print(site.getsitepackages()[0])' >
-    trl/lib/python3.*/site-packages/a.pth trl/bin/python -m pip install trl
+    python -m venv trl
+    python -c 'import site; print(site.getsitepackages()[0])' > "$(echo trl/lib/python3.*/site-packages)/hyb.pth"
+    trl/bin/python -m pip install trl
 
 Without `--model` the model is random, of SmolLM2-135M's shape (30 layers, vocabulary 49,152).
 """
@@ -219,7 +220,9 @@ def measured(settings: dict[str, Any], folder: Path, turns: int, trl: str) -> di
     for turn in range(turns):
         for who in runs if turn % 2 == 0 else reversed(runs):
             found[who].append(learnt(who, runs[who]()))
-            print(f"{who}: {found[who][-1]['speed']:.1f} tokens/s", flush=True)
+            last = found[who][-1]
+            burnt = last["cpu"] / last["tokens"] * 1e3
+            print(f"{who}: {last['speed']:.1f} tokens/s, {burnt:.2f} CPU ms, {last['peak'] / 1e9:.2f} GB", flush=True)
     return found
 
 

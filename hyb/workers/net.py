@@ -21,7 +21,9 @@ from hyb.workers.labels import Example
 from hyb.workers.protocol import Failed
 
 TRIED = 48  # tokens of each of the rows that are computed twice
-SAME = {torch.float64: 1e-6, torch.float32: 1e-3}  # how far losses and gradients may be apart, relatively; others: 0.05
+SAME = {torch.float64: (1e-6, 1e-6), torch.float32: (1e-3, 1e-3)}
+HALF = (0.1, 0.3)
+"""How far losses and gradients may be apart, relatively. In bfloat16 rounding alone makes 2 % and 10 % (SmolLM2)."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,11 @@ class Net:
         self, found: tuple[torch.Tensor, torch.Tensor], right: Sequence[tuple[torch.Tensor, torch.Tensor]]
     ) -> None:
         losses, gradient = torch.cat([r[0] for r in right]), torch.stack([r[1] for r in right]).sum(0)
-        limit = SAME.get(self.base.dtype, 0.05)
+        limits = SAME.get(self.base.dtype, HALF)
         off = [
             float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in zip(found, (losses, gradient), strict=True)
         ]
-        if not max(off) <= limit:
+        if not all(o <= limit for o, limit in zip(off, limits, strict=True)):
             raise Failed(
                 f"the fast way to compute this model gives another result: loss off by {off[0]:.2g}, gradient by "
                 f"{off[1]:.2g}",
