@@ -136,8 +136,8 @@ def result(
 def hyb(settings: dict[str, Any]) -> dict[str, Any]:
     """hyb's own loop over `Net`, as `hyb.workers.training` has it, without what a run needs besides."""
     import torch
-    from hyb.workers.memory import Plan
 
+    from hyb.formats.memory import Plan
     from hyb.workers import batches, lora, models
     from hyb.workers.labels import Example
     from hyb.workers.net import Net, Speed
