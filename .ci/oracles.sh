@@ -35,6 +35,11 @@ if $pip download --no-deps -d "$folder/wheels" kserve==0.21.0; then
 else
   missing "no kserve from PyPI"
 fi
+if $pip download --no-deps -d "$folder/wheels" kubeflow-trainer-api==2.3.0; then
+  found HYB_KUBEFLOW "$(ls "$folder"/wheels/kubeflow_trainer_api-*.whl)" kubeflow
+else
+  missing "no kubeflow-trainer-api from PyPI"
+fi
 if $pip install --target "$folder/podman-compose" podman-compose==1.6.0; then
   found HYB_PODMAN_COMPOSE "$folder/podman-compose" podman_compose
 else

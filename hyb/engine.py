@@ -39,6 +39,10 @@ QUIET = {
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """Environment of every child that has no business on the network: all workers."""
 
+TORCHRUN = "torch.distributed.run"
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}
+"""Environment of several processes on one machine: they look for each other nowhere else."""
+
 INSTALL = {
     "podman": "`apt-get install podman` or `dnf install podman`",
     "skopeo": "`apt-get install skopeo` or `dnf install skopeo`",
@@ -152,8 +156,12 @@ def worker(
     on_event: Callable[[dict[str, Any]], None],
     *,
     env: Mapping[str, str] | None = None,
+    processes: int = 1,
+    prefix: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run `python -m hyb.workers.NAME work/NAME.json` and return the fields of its last event, `{"event": "done", …}`.
+    `processes`: several that work on one job, started by torchrun; they meet on loopback, and the first one talks.
+    `prefix`: a command that runs another (`podman run … IMAGE`), with a `python3` and a hyb of its own, the same paths.
 
     The worker prints one JSON object a line on stdout (`hyb.workers.protocol`); `on_event` gets each. What it writes
     to stderr goes to `work/NAME.log`. Its stdin is a pipe that it watches: when we die, it dies.
@@ -165,11 +173,11 @@ def worker(
     last: dict[str, Any] = {}
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            python(f"hyb.workers.{name}", str(path)),
+            _worker(name, path, processes, prefix),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**openmp(os.environ), **_child_environ(), **(env or {})},
+            env={**openmp(os.environ), **_child_environ(), **(LOOPBACK if processes > 1 else {}), **(env or {})},
             start_new_session=True,  # ^C reaches us alone; we end the child
         )
         with _ended(child):
@@ -193,6 +201,19 @@ def worker(
         )
         raise HybError(f"the worker `{name}` ended with {said}", hint=hint, details=tail, code=Exit.BELOW)
     return last
+
+
+def _worker(name: str, job: Path, processes: int, prefix: Sequence[str]) -> list[str]:
+    """The command line of a worker."""
+    module = [f"hyb.workers.{name}", str(job)]
+    if processes > 1:
+        module = [TORCHRUN, *_together(processes), "-m", *module]
+    return [*prefix, "python3", "-P", "-m", *module] if prefix else python(module[0], *module[1:])
+
+
+def _together(processes: int) -> list[str]:
+    """What torchrun is told for processes of this machine alone."""
+    return ["--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from hyb import digest as dg
 from hyb import stages
 from hyb.artifact import Artifact
+from hyb.formats.tune_cost import Machine
 from hyb.lock import Lock
 from hyb.recipe import Entry, Recipe
 from hyb.stages.base import StagePlan, StageSpec, referenced, refs, sources
@@ -26,6 +27,10 @@ class Known:
     whole: Callable[[str], bool]
     """Digest → all of it is in the store."""
     artifact: Callable[[str], Artifact]
+    config: Callable[[str], Mapping[str, Any] | None] = lambda _: None
+    """Digest of a model → its config.json."""
+    machine: Callable[[str], Machine] | None = None
+    """Device (auto, cuda, cpu) → what this machine has of it; None: costs are not asked for."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +55,36 @@ class Step:
 def plan(recipe: Recipe, pins: Mapping[str, str], lock: Lock, known: Known) -> list[Step]:
     """The steps in run order."""
     outputs: dict[str, str | None] = dict(recipe.given)
-    steps = []
+    steps: list[Step] = []
+    foreseen: dict[str, Mapping[str, Any] | None] = {}
     for entry in recipe.entries:
-        step = one(entry, pins, lock, outputs, known)
-        outputs[entry.name] = step.output
+        step = one(entry, pins, lock, outputs, known, foreseen)
+        outputs[entry.name], foreseen[entry.name] = step.output, step.plan.foresees
         steps.append(step)
     return steps
 
 
-def one(entry: Entry, pins: Mapping[str, str], lock: Lock, outputs: Mapping[str, str | None], known: Known) -> Step:
-    """One step, given the outputs of those above it (None where not made yet)."""
+def one(
+    entry: Entry,
+    pins: Mapping[str, str],
+    lock: Lock,
+    outputs: Mapping[str, str | None],
+    known: Known,
+    foreseen: Mapping[str, Mapping[str, Any] | None] | None = None,
+) -> Step:
+    """One step, given the outputs of those above it (None where not made yet) and what these foresee."""
     inputs = {name: outputs[name] for name in referenced(entry.spec)}
     whole = {n: d for n, d in inputs.items() if d is not None}
     settled = len(whole) == len(inputs) and all(s in pins for s in written_sources(entry.spec))
     key = key_of(entry.spec, pins, whole) if settled else None
     artifacts = {n: known.artifact(d) if d else None for n, d in inputs.items()}
     output = _output(entry.name, key, lock, known) if key else None
-    return Step(entry, inputs, key, output, stages.load(entry.stage).plan(entry.spec, artifacts))
+    planned = stages.load(entry.stage).plan(entry.spec, artifacts)
+    if known.machine and hasattr(stages.load(entry.stage), "on_machine"):
+        configs = {n: known.config(d) if d else (foreseen or {}).get(n) for n, d in inputs.items()}
+        device = getattr(entry.spec, "device", "auto")
+        planned = stages.load(entry.stage).on_machine(entry.spec, artifacts, configs, planned, known.machine(device))
+    return Step(entry, inputs, key, output, planned)
 
 
 def key_of(spec: StageSpec, pins: Mapping[str, str], inputs: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ ORACLES = {
     "compose_schema": "HYB_COMPOSE_SCHEMA",
     "kserve": "HYB_KSERVE",
     "podman_compose": "HYB_PODMAN_COMPOSE",
+    "kubeflow": "HYB_KUBEFLOW",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")

@@ -200,3 +200,13 @@ def chat_row(question: str, answer: str, *, row_id: str = "", system: str = "", 
         "messages": messages,
         "meta": {"source": "facts.jsonl", "line": line},
     }
+
+
+def plain_net(model: Any) -> Any:
+    """A model on the CPU as the tuner computes it (`hyb.workers.net.Net`), with no lever on."""
+    import torch
+
+    from hyb.formats.memory import Plan
+    from hyb.workers.net import Net, Speed
+
+    return Net(model, torch.device("cpu"), Speed(), Plan(0, "none", False))

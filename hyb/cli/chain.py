@@ -104,19 +104,53 @@ def tune(
     think: Annotated[
         str | None, typer.Option("--think", metavar="keep|empty", help="How reasoning models are trained.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="sft|dpo", help="Learn answers, or which of two is better.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", metavar="linear|cosine|wsd|constant", help="How the rate falls.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="Stop after so many looks without a better held-out loss.", show_default=False),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs that share each step.", show_default=False)] = None,
     seed: SeedOption = None,
+    inside: Annotated[
+        str, typer.Option("--in", metavar="podman", help="Train in a container without a network.", show_default=False)
+    ] = "",
+    image: Annotated[
+        str, typer.Option("--image", metavar="IMAGE", help="The tuner's image, with --in podman or --trainjob.")
+    ] = "",
+    trainjob: Annotated[
+        Path | None, typer.Option("--trainjob", metavar="DIR", help="Write a Kubeflow TrainJob, and train nothing.")
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", help="Pods of the TrainJob, --gpus in each.")] = 1,
+    claim: Annotated[
+        str, typer.Option("--claim", metavar="NAME", help="The TrainJob's PersistentVolumeClaim.")
+    ] = "hyb-tune",
+    trained: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Take what a TrainJob trained, not train here.")
+    ] = None,
 ) -> None:
     """Train a LoRA adapter, the base in 4-bit NF4 or as it is. Checkpoints are kept: killed, it goes on from the last.
 
     Example: hyb tune deepseek-r1-1.5b --data data/ --name bot --quantize nf4 --rank 16
     """
+    from hyb.cli.tuning import TrainJob, options
+
     chain = Chain(s)
     base, rows = chain.model(model), chain.data(data)
     wanted = targets.split(",") if targets and "," in targets else targets
     chain.add(
         name or f"{base}-tuned", stage="tune", model=base, data=rows, quantize=quantize, rank=rank, alpha=alpha, lr=lr,
         epochs=epochs, batch=batch, max_length=max_length, targets=wanted, think=think, seed=seed,
+        method=method, schedule=schedule, patience=patience, gpus=gpus,
     )  # fmt: skip
+    if trainjob:
+        TrainJob(trainjob, image, nodes, claim).write(s, chain)
+        return
+    chain.container, chain.trained = options(inside, image, trained)
     chain.run()
 
 
@@ -263,6 +297,8 @@ class Chain:
         self.raw: dict[str, dict[str, Any]] = {}
         self.given: dict[str, str] = {}
         self.kinds: dict[str, str] = {}
+        self.container = ""
+        self.trained: Path | None = None
 
     def add(self, name: str, /, **fields: Any) -> Chain:
         """A stage; fields that are None are left to the Spec."""
@@ -310,7 +346,7 @@ class Chain:
         from hyb.run import run
 
         recipe = build("", self.raw, self.given, self.kinds, Path())
-        options = self.s.options(None)
+        options = self.s.options(None, container=self.container, trained=self.trained)
         if self.s.dry_run:
             _show_plan(self.s, recipe, options)
             return []

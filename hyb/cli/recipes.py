@@ -118,6 +118,7 @@ def step_dict(step: Step) -> dict[str, Any]:
         "name": step.entry.name, "stage": step.entry.stage, "done": step.done, "key": step.key, "output": step.output,
         "inputs": dict(step.inputs), "makes": p.makes, "reads": list(p.reads), "runs": list(p.runs),
         "opens": list(p.opens), "disk": p.disk, "memory": p.memory, "seconds": p.seconds,
+        "tokens_per_second": p.rate, "notes": list(p.notes),
     }  # fmt: skip
 
 
@@ -133,9 +134,11 @@ def plan_text(steps: list[Step]) -> str:
             f"{size(p.disk)} on disk" if p.disk else "",
             f"{size(p.memory)} of memory" if p.memory else "",
             f"about {duration(p.seconds)}" if p.seconds else "",
+            f"{p.rate:.0f} tokens/s" if p.rate else "",
         ]
         if any(cost) and not step.done:
             lines.append("    costs " + ", ".join(c for c in cost if c))
+        lines += [] if step.done else [f"    note  {note}" for note in p.notes]
     todo = sum(not x.done for x in steps)
     return "\n".join([*lines, f"{todo} of {len(steps)} steps to do" if todo else "nothing to do"])
 

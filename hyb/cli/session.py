@@ -58,11 +58,13 @@ class Session:
 
         return Store((self.store_path or default_root(os.environ)).expanduser().absolute())
 
-    def options(self, lock: Path | None, *, update: bool = False) -> Options:
+    def options(
+        self, lock: Path | None, *, update: bool = False, container: str = "", trained: Path | None = None
+    ) -> Options:
         """How to run, from the common options."""
         from hyb.run import Options
 
-        return Options(lock=lock, offline=self.offline, locked=self.locked, update=update)
+        return Options(lock, self.offline, self.locked, update, container, trained)
 
     def show(self, value: Any, text: str) -> None:
         """Print a command's result."""

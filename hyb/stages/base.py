@@ -10,6 +10,9 @@ A stage is a module with
 
 `inputs` maps the names that the spec's `Ref` fields hold to artifacts; at plan time a value is None when that
 artifact is not made yet. A step's key is the digest of stage, REVISION, spec with sources pinned, and input digests.
+
+A stage whose costs depend on the machine has one more name, `on_machine(spec, inputs, configs, plan, machine)`: the
+same plan with the costs here. `configs` maps the names of models to their config.json, as far as it is known.
 """
 
 from __future__ import annotations
@@ -77,6 +80,12 @@ class StagePlan:
     memory: int | None = None
     """Bytes resident at the peak."""
     seconds: float | None = None
+    rate: float | None = None
+    """Tokens a second."""
+    notes: tuple[str, ...] = ()
+    """What a person should know before it runs: what does not fit, and what would."""
+    foresees: Mapping[str, Any] | None = None
+    """Of a model: what its config.json will say, where that is known before it is here."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,10 @@ class Context:
     pins: Mapping[str, str] = field(default_factory=dict)
     """Source as written → immutable source."""
     say: Say = silent
+    container: str = ""
+    """An image of Podman's in which workers are to run; "": here. What comes out of a step does not depend on it."""
+    trained: Path | None = None
+    """A folder with what `hyb tune --trainjob` wrote and its run gave, to be taken instead of training here."""
     record: Callable[[str, Any], None] = lambda _name, _value: None
     """Notes a measured fact (seconds, tokens/s) for the receipt; such facts never go into the artifact."""
 
@@ -114,6 +127,9 @@ class Stage(Protocol):
     def run(self, spec: Any, inputs: Inputs, context: Context) -> Artifact:
         """See the module's docstring."""
         ...
+
+    on_machine: Callable[..., StagePlan]
+    """Only some have it; see the module's docstring."""
 
 
 def refs(spec: type[BaseModel]) -> dict[str, Ref]:

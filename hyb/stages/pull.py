@@ -12,7 +12,7 @@ from hyb import digest as dg
 from hyb import engine, hub
 from hyb.artifact import Artifact, File
 from hyb.errors import HybError
-from hyb.formats import modelpack
+from hyb.formats import modelpack, shapes
 from hyb.hub import checks, describe
 from hyb.hub.names import HF, OCI, Local, PyPI
 from hyb.progress import Progress
@@ -69,6 +69,7 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:  # noqa: ARG001
         opens=hub.opens(full),
         disk=hub.SIZES.get(full),
         memory=1_500_000_000 if turned else 100_000_000,
+        foresees=shapes.config(full),
     )
 
 

@@ -53,6 +53,16 @@ def load(folder: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], dict[
     return None
 
 
+def drop_after(folder: Path, step: int) -> tuple[int, Path] | None:
+    """Remove checkpoints of later steps than `step`. Returns step and folder of the latest that is left."""
+    for path in _all(folder):
+        found = int(path.name.removeprefix("step-"))
+        if found <= step:
+            return found, path
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
 def _all(folder: Path) -> list[Path]:
     """Checkpoints, the latest first."""
     return sorted(folder.glob("step-*"), reverse=True)

@@ -12,7 +12,7 @@ each trained turn gets a sequence of its own.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -31,11 +31,12 @@ _MARK = "hybanswer"
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence: token ids, and for each of them itself or IGNORED."""
+    """One sequence: token ids, and for each of them itself or IGNORED. `row`: the number of its row, from 0."""
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     where: str
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,11 @@ class Encoder:
 _USER = {"role": "user", "content": "Hello"}
 
 
-def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, long: str) -> Encoded:
+def encode(
+    rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, long: str, context: int | None = None
+) -> Encoded:
     """Encode all rows. `long`: what happens to a sequence over `max_length` tokens: "error", "skip" or "truncate".
+    `context`: most tokens that the model takes, when it is that which limits them.
 
     Raises Failed: all mistakes together, each with file, line and id.
     """
@@ -200,9 +204,9 @@ def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, lon
     too_long: list[str] = []
     cut: list[str] = []
     examples: list[Example] = []
-    for row in rows:
+    for number, row in enumerate(rows):
         try:
-            found = encoder.row(row)
+            found = [replace(example, row=number) for example in encoder.row(row)]
         except ValueError as error:
             wrong.append(f"{where(row)}: {error}")
             continue
@@ -210,17 +214,18 @@ def encode(rows: list[dict[str, Any]], encoder: Encoder, *, max_length: int, lon
             if len(example.ids) <= max_length:
                 examples.append(example)
                 continue
-            shorter = Example(example.ids[:max_length], example.labels[:max_length], example.where)
+            shorter = replace(example, ids=example.ids[:max_length], labels=example.labels[:max_length])
             if long == "truncate" and any(label != IGNORED for label in shorter.labels):
                 examples.append(shorter)
                 cut.append(example.where)
             else:
                 too_long.append(f"{example.where}: {len(example.ids)} tokens")
-    _refuse(wrong, too_long if long == "error" else [], max_length)
+    _refuse(wrong, too_long if long == "error" else [], max_length, context)
     if not examples and not too_long:
         raise Failed("no row is left to train on: every answer was judged bad", hint="`label: true` rows are trained")
     if not examples:
-        raise Failed(f"no row is left to train on: all are longer than {max_length} tokens", hint="raise `max_length`")
+        hint = _shorten(context) if context else "raise `max_length`"
+        raise Failed(f"no row is left to train on: all are longer than {max_length} tokens", hint=hint)
     return Encoded(tuple(examples), tuple(too_long), tuple(cut))
 
 
@@ -231,20 +236,31 @@ def where(row: dict[str, Any]) -> str:
     return f"{place} ({row['id']})" if row.get("id") else place
 
 
-def _first(lines: list[str]) -> list[str]:
+def first(lines: list[str]) -> list[str]:
     """As many as a person reads."""
     return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]
 
 
-def _refuse(wrong: list[str], too_long: list[str], max_length: int) -> None:
+def _shorten(context: int) -> str:
+    return (
+        f"{context} tokens are all that the model takes: shorten the rows, or choose `long: skip` or `long: truncate`"
+    )
+
+
+def _refuse(wrong: list[str], too_long: list[str], max_length: int, context: int | None) -> None:
     if wrong:
         hint = ""
         if any("reasoning" in line for line in wrong):
             hint = "`think: empty` trains answers without reasoning, `think: keep` keeps it where there is some"
-        raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=_first(wrong + too_long))
+        raise Failed(f"{len(wrong)} row(s) can't be trained", hint=hint, details=first(wrong + too_long))
+    if too_long and context:
+        raise Failed(
+            f"{len(too_long)} row(s) are longer than the model's context of {context} tokens",
+            hint=_shorten(context), details=first(too_long),
+        )  # fmt: skip
     if too_long:
         raise Failed(
             f"{len(too_long)} row(s) are longer than `max_length: {max_length}` tokens",
             hint="raise `max_length` (memory grows with it), or choose `long: skip` or `long: truncate`",
-            details=_first(too_long),
+            details=first(too_long),
         )

@@ -18,7 +18,7 @@ def add_lora(model: Any, job: dict[str, Any]) -> tuple[Any, list[str]]:
     targets = target_modules(model, job["targets"])
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", r=job["rank"], lora_alpha=job["alpha"], lora_dropout=job["dropout"], bias="none",
-        target_modules=targets, use_rslora=job["rslora"],
+        target_modules=targets, use_rslora=job["rslora"], use_dora=job.get("dora", False),
     )  # fmt: skip
     for parameter in model.parameters():
         parameter.requires_grad_(False)

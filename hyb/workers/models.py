@@ -30,13 +30,17 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """`auto` (CUDA when there is any), `cpu` or `cuda`. Raises Failed when `cuda` is asked for and absent."""
+def pick_device(device: str = "auto", index: int = 0) -> torch.device:
+    """`auto` (CUDA when there is any), `cpu` or `cuda`; `index`: which GPU. Raises Failed when it is absent."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise Failed("no CUDA device is to be used here", hint="choose `device: cpu`, or see `hyb doctor`")
-    return torch.device(device)
+    if device == "cuda" and index >= torch.cuda.device_count():
+        raise Failed(
+            f"there are {torch.cuda.device_count()} GPUs, and {index + 1} or more are asked for", hint="`gpus`"
+        )
+    return torch.device(device, index) if index else torch.device(device)
 
 
 def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
@@ -46,16 +50,17 @@ def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     return DTYPES[dtype]
 
 
-def make_deterministic(seed: int, threads: int = 0) -> None:
-    """Seed everything and take deterministic kernels where there are any; `threads` 0 means those that we may use.
+def make_deterministic(seed: int, threads: int = 0, *, strict: bool = False, share: int = 1) -> None:
+    """Seed everything and take deterministic kernels where there are any; `threads` 0 means those that we may use,
+    divided among `share` processes. `strict`: a kernel that is not deterministic is an error.
 
-    On one machine's CPU the same job then gives the same bytes. CUDA: close, not promised.
+    On one machine's CPU the same job then gives the same bytes. CUDA: close, not promised unless `strict`.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at CUDA's first matrix product
-    torch.set_num_threads(threads or usable_cores())
+    torch.set_num_threads(threads or max(1, usable_cores() // share))
     random.seed(seed)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
     torch.utils.deterministic.fill_uninitialized_memory = (
         False  # costs time, and nothing here reads what it did not write
     )
@@ -116,7 +121,9 @@ def load_causal_lm(
             **options,
         )
     except torch.cuda.OutOfMemoryError as error:
-        raise Failed(f"`{folder}` does not fit into the GPU's memory", hint="quantize: nf4 needs the least") from error
+        raise Failed(
+            f"the model does not fit into the GPU's memory: {room(place)}", hint="`quantize: nf4` needs the least"
+        ) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Failed(f"the model in `{folder}` can't be loaded: {_line(error)}") from error
     cure_cpu_packing(model)
@@ -211,6 +218,25 @@ def free_memory(device: torch.device) -> int:
     except (OSError, ValueError):
         pass
     return free
+
+
+def room(device: torch.device) -> str:
+    """What of a device's memory is free, and what others than this process have, for people."""
+    free = free_memory(device)
+    if device.type != "cuda":
+        return f"{free / 1e9:.1f} GB are free"
+    _, total = torch.cuda.mem_get_info(device)
+    ours = torch.cuda.memory_reserved(device)
+    return taken(free, total, ours)
+
+
+def taken(free: int, total: int, ours: int) -> str:
+    """The same, of a GPU's bytes. A process's own context (about 0.5 GB) counts as nobody's."""
+    others = total - free - ours
+    said = f"the GPU has {total / 1e9:.1f} GB, of which {free / 1e9:.1f} GB are free and {ours / 1e9:.1f} GB are ours"
+    if others > 1e9:
+        said += f"; {others / 1e9:.1f} GB are taken by other programs (`nvidia-smi` lists them)"
+    return said
 
 
 def _line(error: Exception) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from hyb.formats.memory import Plan
 from hyb.workers import attention, batches, fused, kernels, loss, varlen
 from hyb.workers.labels import Example
-from hyb.workers.memory import Plan
 from hyb.workers.protocol import Failed
 
 TRIED = 48  # tokens of each of the rows that are computed twice

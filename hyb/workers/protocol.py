@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -24,6 +25,8 @@ class Failed(Exception):
 
 def emit(event: str, **fields: Any) -> None:
     """Tell the launcher something: `progress` (task, done, total, unit, note) or an event of the worker's own."""
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes that do the same one talks
     _OUT.write(json.dumps({"event": event, **fields}) + "\n")
     _OUT.flush()
 
@@ -34,8 +37,9 @@ def progress(task: str, done: float, total: float | None = None, unit: str = "",
 
 
 def main(work: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
-    """Run `work(job)`; its result is the fields of `done`. Ends when the launcher's end of stdin closes."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    """Run `work(job)`; its result is the fields of `done`. Ends when stdin, if that is the launcher's pipe, closes."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):  # else: nobody holds the other end, as in a cluster's pod
+        threading.Thread(target=_die_with_parent, daemon=True).start()
     job = json.loads(Path(sys.argv[1]).read_text())
     try:
         result = _work(work, job)

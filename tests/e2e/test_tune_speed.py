@@ -57,7 +57,8 @@ def computed(base: Path, quantize: str, pack: int, checkpointing: str, **speed: 
     """Losses of all learnt tokens, the gradient of their sum, and what was installed, computed from nothing."""
     import torch
 
-    from hyb.workers import lora, memory, models, net
+    from hyb.formats import memory
+    from hyb.workers import lora, models, net
 
     model = models.load_causal_lm(base, quantize=quantize, device="cpu")
     torch.manual_seed(1)
@@ -195,7 +196,7 @@ def test_a_run_may_go_on_with_weights_kept_or_not_and_with_more_or_less_kept_for
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What memory allows may differ between a run and its resumption: not one bit of the result does."""
-    from hyb.workers import memory
+    from hyb.formats import memory
 
     found = []
     for mode, resident in (("none", True), ("selective", False), ("full", True)):

@@ -20,7 +20,8 @@ LARGE = 500_000_000  # parameters; above, `auto` computes activations again on t
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory depends on: layers, widths, vocabulary; bytes of an activation; whether LoRA is one function."""
+    """What memory depends on: layers, widths, vocabulary; bytes of an activation; whether LoRA is one function; whether
+    embeddings and head are one."""
 
     layers: int
     hidden: int
@@ -29,6 +30,7 @@ class Shape:
     vocabulary: int
     size: int
     fused: bool = True
+    tied: bool = False
 
     @classmethod
     def of(cls, config: Any, size: int, fused: bool) -> Shape:
@@ -39,6 +41,7 @@ class Shape:
             config.num_hidden_layers, config.hidden_size,
             getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
             width * (getattr(config, "num_key_value_heads", None) or heads), config.vocab_size, size, fused,
+            bool(getattr(config, "tie_word_embeddings", False)),
         )  # fmt: skip
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyb.workers import memory
+from hyb.formats import memory
 
 R1 = memory.Shape(28, 1536, 8960, 256, 151_936, 2)
 """DeepSeek-R1-Distill-Qwen-1.5B, bfloat16."""
