@@ -139,7 +139,7 @@ def hyb(settings: dict[str, Any]) -> dict[str, Any]:
 
     from hyb.workers import batches, lora, models
     from hyb.workers.labels import Example
-    from hyb.workers.memory import Plan
+    from hyb.formats.memory import Plan
     from hyb.workers.net import Net, Speed
 
     levers = dict(settings["levers"])
