@@ -1,12 +1,12 @@
 """QLoRA on one GPU against its limit and its peers: DeepSeek-R1-Distill-Qwen-1.5B's shape, random weights, one script.
 
     python bench/gpu/tune.py [--wheels FOLDER] [--tokens 16384] [--length 1024] [--steps 8] [--only NAME;…] [--out FILE]
-    python bench/gpu/tune.py --tiny        two small layers on the CPU: that the script still runs; its figures say
-    nothing
+    python bench/gpu/tune.py --tiny        two small layers on the CPU: that it still runs; its figures say nothing
 
 No download: the model is made here. What the machine lacks lies in FOLDER as wheels (`pip download --no-deps
-bitsandbytes peft liger-kernel trl`, and what TRL needs: datasets, dill, multiprocess, xxhash, pyarrow, pandas); pure
-or not, they are unpacked and put first on the path. Each row of the table is a process of its own:
+bitsandbytes peft liger-kernel trl`, transformers where it is older than 5.23, and what TRL needs: datasets, dill,
+multiprocess, xxhash, pyarrow, pandas); pure or not, they are unpacked and put first on the path. Each row of the table
+is a process of its own:
 
 - hyb with every lever on, and with each of them off (or on, where it is off by default); with selective and full
   checkpointing, and once more in 8k tokens with full checkpointing for the memory that it needs at least;

@@ -40,11 +40,13 @@ class Layout:
     back: torch.Tensor
     lengths: tuple[int, ...]
     starts: torch.Tensor | None = None
+    straight: bool = False
+    """The one group is the pack as it is: nothing is to be gathered or put back."""
 
 
 def layout(rows: Sequence[Sequence[int]], tokens: int, device: torch.device, *, flat: bool) -> Layout:
     """The layout of a pack of `tokens` tokens; `rows`: those of each row. `flat`: for the variable-length kernel."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    order = list(range(len(rows))) if flat else sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     groups: list[list[Sequence[int]]] = []
     for row in (rows[i] for i in order):
         if groups and (flat or len(row) >= LIKE * len(groups[-1][0])):
@@ -52,7 +54,7 @@ def layout(rows: Sequence[Sequence[int]], tokens: int, device: torch.device, *, 
         else:
             groups.append([row])
     back, at = [-1] * tokens, 0
-    tables = []
+    tables, straight = [], False
     for group in groups:
         width = sum(map(len, group)) if flat else len(group[0])
         table = [token for row in group for token in row] if flat else []
@@ -63,9 +65,10 @@ def layout(rows: Sequence[Sequence[int]], tokens: int, device: torch.device, *, 
             at += len(row) if flat else width
             table += [] if flat else [*row, *[0] * (width - len(row))]
         tables.append(torch.tensor(table, device=device).view(-1, width))
+        straight = len(groups) == 1 and table == list(range(tokens))
     lengths = tuple(len(rows[i]) for i in order)
     starts = torch.tensor([0, *lengths], device=device).cumsum(0).int() if flat else None
-    return Layout(tuple(tables), torch.tensor(back, device=device), lengths, starts)
+    return Layout(tuple(tables), torch.tensor(back, device=device), lengths, starts, straight)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # a layout differs from pack to pack: a graph made for one is no use for the next
@@ -92,15 +95,15 @@ def attend(
     found = []
     for table in layout.groups:
         rows, width = table.shape
-        one, two, three = (x.index_select(0, table.view(-1)) for x in (q, k, v))
+        one, two, three = (x if layout.straight else x.index_select(0, table.view(-1)) for x in (q, k, v))
         if layout.starts is not None:
             found.append(varlen.attend(one, two, three, layout.starts, max(layout.lengths), scale, window))
             continue
-        one, two, three = (x.view(rows, width, -1, x.shape[-1]).transpose(1, 2) for x in (one, two, three))
+        one, two, three = (x.reshape(rows, width, -1, x.shape[-1]).transpose(1, 2) for x in (one, two, three))
         out = _causal(one, two, three, scale, dropout, window)
         found.append(out.transpose(1, 2).reshape(rows * width, q.shape[1], -1))
     every = found[0] if len(found) == 1 else torch.cat(found)
-    return every.index_select(0, layout.back)[None], None
+    return (every if layout.straight else every.index_select(0, layout.back))[None], None
 
 
 def _causal(

@@ -70,6 +70,19 @@ def test_rows_of_like_length_share_a_call_and_others_do_not() -> None:
     assert [tuple(g.shape) for g in table.groups] == [(3, 20), (1, 14), (2, 3)]
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_pack_that_is_as_attention_wants_it_is_not_copied(flat: bool) -> None:
+    equal = [range(0, 10), range(10, 20), range(20, 30)]
+    assert attention.layout(equal, 30, CPU, flat=flat).straight
+    assert attention.layout([range(10), range(10, 30)], 30, CPU, flat=True).straight  # of any lengths
+    assert not attention.layout([range(10), range(10, 30)], 30, CPU, flat=False).straight
+    assert not attention.layout(PLACES, 30, CPU, flat=flat).straight
+    q, k, v = tensors()
+    out, _ = attention.attend(None, q, k, v, None, scaling=0.3, layout=attention.layout(equal, 30, CPU, flat=False))
+    for place in equal:
+        torch.testing.assert_close(out[0, list(place)].transpose(0, 1), alone(q, k, v, place))
+
+
 def test_without_a_layout_rows_are_padded_on_their_right_and_causal() -> None:
     q, k, v = (x.expand(2, -1, -1, -1) for x in tensors(tokens=6))
     out, _ = attention.attend(None, q, k, v, None, scaling=0.3)
