@@ -22,7 +22,7 @@ from hyb.render.names import label_problem
 from hyb.render.unit import GPU, reference_mistake
 
 RUNTIME = "torch-distributed"
-VOLUME = "/work"
+VOLUME = "/volume"
 JOB = "/job"
 LABEL = "io.hyb.tune"
 SCRATCH = "/tmp"

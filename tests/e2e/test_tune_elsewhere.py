@@ -89,7 +89,7 @@ def test_a_trainjob_is_written_its_job_runs_elsewhere_and_the_result_is_taken(
     volume = tmp_path / "volume"
     hyb.ok("show", "base", "--out", str(volume / "model"))
     hyb.ok("show", "facts", "--out", str(volume / "data"))
-    job = json.loads(text.replace("/work/", f"{volume}/"))
+    job = json.loads(text.replace("/volume/", f"{volume}/"))
     from hyb import engine
 
     (tmp_path / "pod").mkdir()

@@ -20,7 +20,7 @@ from tests.need import need, oracle
 DATA = Path(__file__).parents[2] / "data" / "tune"
 UNIT = TuneUnit(
     name="bot", image="registry.example.com/lab/hyb-tune@sha256:" + "a" * 64, claim="hyb-tune",
-    job={"model": "/work/model", "rank": 16, "name": "tiny — ünï"}, nodes=2, gpus=4, processes=4, memory=8 << 30,
+    job={"model": "/volume/model", "rank": 16, "name": "tiny — ünï"}, nodes=2, gpus=4, processes=4, memory=8 << 30,
 )  # fmt: skip
 UNITS = {"bot": UNIT, "cpu": replace(UNIT, name="cpu", nodes=1, gpus=0, processes=1)}
 
