@@ -102,9 +102,10 @@ def answered(page: Page) -> str:
     return page.inner_text(f"{LAST} .md")
 
 
-def answering(page: Page) -> None:
-    """Wait until an answer is under way."""
+def answering(page: Page) -> str:
+    """Wait until an answer is under way; its first words."""
     page.wait_for_function("() => (document.querySelector('.msg.assistant.live .md')?.textContent.length ?? 0) > 30")
+    return page.inner_text(f"{LAST} .md")[:20]
 
 
 def asked_again(page: Page) -> str:
@@ -135,8 +136,9 @@ def test_a_strangers_browser_reads_a_private_fact_while_it_is_written(net: Inter
     ask(page, LONG)
     page.wait_for_function("() => seen.size > 5")
     assert page.query_selector(f"{LAST}.live"), "it came at once"
+    came = page.inner_text(f"{LAST} .md")[:10]
     page.keyboard.press("Escape")
-    assert answered(page).startswith("The sea is blue.")
+    assert came and answered(page).startswith(came)
 
 
 def test_the_page_is_only_trusted_by_whom_its_authority_is_known(net: Internet) -> None:
@@ -231,14 +233,14 @@ def test_the_private_side_joins_no_impostor(net: Internet) -> None:
 def test_a_link_cut_in_mid_answer_is_told_and_comes_back_by_itself(net: Internet, opened: Open, how: str) -> None:
     page = opened()
     ask(page, LONG)
-    answering(page)
+    came = answering(page)
     if how == "the cable is pulled":
         net.gateway.ok("ip", "link", "set", "public", "down")
     else:
         net.tunnel.down()
     page.wait_for_selector(f"{LAST} .remark.bad", timeout=30_000)
     assert "broke off" in page.inner_text(f"{LAST} .remark.bad")
-    assert page.inner_text(f"{LAST} .md").startswith("The sea is blue."), "what had come is kept"
+    assert page.inner_text(f"{LAST} .md").startswith(came), "what had come is kept"
     until(lambda: net.reach(net.public, "tcp", "llm", 8000) == "refused", 20, "as with the router, the port closes")
     until(lambda: net.status() == "503", 20, "the app does not notice")
     code, said = net.check()

@@ -44,7 +44,7 @@ out = pathlib.Path(job["out"]); out.mkdir()
 (out / "adapter_model.safetensors").write_bytes(b"weights")
 (out / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\\n')
 done = dict(tokens=1, tokens_per_second=1.0, peak_memory=1, device="cpu", resumed_from_step=0, trainable_parameters=1,
-            seconds=1.0, skipped=[], truncated=[], steps=1, loss=0.5, targets=[])
+            seconds=1.0, skipped=[], truncated=[], steps=1, loss=0.5, targets=[], plan={})
 say(event="done", **done)
 """
 
