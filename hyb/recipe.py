@@ -220,6 +220,11 @@ def _where(error: Any) -> tuple[str | int, ...]:
 def _said(error: Any, stage: str) -> str:
     field_name = ".".join(str(x) for x in error["loc"][:1])
     fields = [f for f in stages.load(stage).Spec.model_fields if f != "stage"]
+    if error["type"] == "extra_forbidden" and len(error["loc"]) > 1:
+        nested = stages.load(stage).Spec.model_fields[field_name].annotation
+        known, key = list(getattr(nested, "model_fields", {})), str(error["loc"][-1])
+        takes = f"; `{field_name}` takes {', '.join(known)}" if known else ""
+        return f"unknown key `{field_name}.{key}`{_near(key, known)}{takes}"
     if error["type"] == "extra_forbidden":
         return f"unknown key `{field_name}`{_near(field_name, fields)}; `{stage}` takes {', '.join(fields)}"
     if error["type"] == "missing":

@@ -56,6 +56,10 @@ def test_up_to_a_stage_is_what_that_stage_needs(tmp_path: Path) -> None:
     [
         (("stage: tune", "stage: tuna"), "6: bot: unknown stage `tuna` (did you mean `tune`?)"),
         (("data: facts}", "data: facts, rnak: 8}"), "6: bot: unknown key `rnak` (did you mean `rank`?)"),
+        (
+            ("data: facts}", "data: facts, speed: {fuzed: true}}"),
+            "6: bot: unknown key `speed.fuzed` (did you mean `fused`?); `speed` takes fused, kernels,",
+        ),
         (("model: base", "model: gguf"), "6: bot: `model` names `gguf`, which is no stage above"),
         (("model: base", "model: facts"), "6: bot: `model` names `facts`, which is a dataset; it takes a model"),
         (("data: facts}", "data: facts, rank: 0}"), "6: bot: `rank`: "),
