@@ -192,8 +192,8 @@ def _do(
         facts: dict[str, Any] = {}
         used = {s: pins[s] for s in written_sources(step.entry.spec)}
         context = Context(
-            store, store.work(key), recipe.folder, options.offline or options.locked, used, say, options.container,
-            options.trained, facts.__setitem__,
+            store, store.work(key), recipe.folder, options.offline or options.locked, used, say, facts.__setitem__,
+            options.container, options.trained,
         )  # fmt: skip
         inputs = {n: store.artifact(d) for n, d in step.inputs.items() if d}
         started, clock = receipt.now(), time.monotonic()

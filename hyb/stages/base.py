@@ -101,12 +101,12 @@ class Context:
     pins: Mapping[str, str] = field(default_factory=dict)
     """Source as written → immutable source."""
     say: Say = silent
+    record: Callable[[str, Any], None] = lambda _name, _value: None
+    """Notes a measured fact (seconds, tokens/s) for the receipt; such facts never go into the artifact."""
     container: str = ""
     """An image of Podman's in which workers are to run; "": here. What comes out of a step does not depend on it."""
     trained: Path | None = None
     """A folder with what `hyb tune --trainjob` wrote and its run gave, to be taken instead of training here."""
-    record: Callable[[str, Any], None] = lambda _name, _value: None
-    """Notes a measured fact (seconds, tokens/s) for the receipt; such facts never go into the artifact."""
 
     def path(self, text: str) -> Path:
         """A path of the spec as a real one."""
