@@ -195,11 +195,11 @@ def _data_files(path: Path, *, texts: bool) -> list[tuple[str, Path]]:
 
 def _located(path: Path, *, answered: bool) -> Iterator[chat_files.Located]:
     """The good rows of a source. `answered`: they are to be trained on."""
-    for leaf in taxonomy_files.files(path):
+    leaves = taxonomy_files.files(path)
+    for leaf in leaves:
         yield from taxonomy_files.rows(taxonomy_files.read(leaf), "with")
-    if not taxonomy_files.files(path):
-        for named in chat_files.files(path):
-            yield from chat_files.rows(named, chat_files.Mistakes(), answered=answered)
+    for named in [] if leaves else chat_files.files(path):
+        yield from chat_files.rows(named, chat_files.Mistakes(), answered=answered)
 
 
 def _row(lines: _Lines, part: str, what: str, row: Mapping[str, Any]) -> None:
