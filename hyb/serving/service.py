@@ -73,7 +73,9 @@ class Service:
 
     @property
     def url(self) -> str:
-        """The base URL that an OpenAI client takes."""
+        """The base URL that an OpenAI client takes; `unix:PATH` of one that has a socket and no port."""
+        if self.port < 0:
+            return f"unix:{self.unix_socket}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}/v1"
 

@@ -42,6 +42,10 @@ def test_a_state_is_read_as_it_was_written(environ: dict[str, str]) -> None:
     assert service.names(run) == ["bot"]
 
 
+def test_a_service_with_a_socket_alone_is_shown_by_its_socket() -> None:
+    assert of_process(1, port=-1, unix_socket="/run/bot.sock").url == "unix:/run/bot.sock"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "bot"}', "null"])
 def test_a_damaged_state_counts_as_none(environ: dict[str, str], text: str) -> None:
     run = service.folder(environ)
