@@ -39,7 +39,9 @@ def pick_device(device: str = "auto", index: int = 0) -> torch.device:
         raise Failed("no CUDA device is to be used here", hint="choose `device: cpu`, or see `hyb doctor`")
     if device == "cuda" and index >= torch.cuda.device_count():
         raise Failed(
-            f"there are {torch.cuda.device_count()} GPUs, and {index + 1} or more are asked for", hint="`gpus`"
+            f"there are {torch.cuda.device_count()} GPUs, and {index + 1} or more are asked for",
+            hint="`gpus`",
+            alone=True,
         )
     return torch.device(device, index) if index else torch.device(device)
 

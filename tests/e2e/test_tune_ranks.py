@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import pytest
 
 from hyb import engine
 from hyb.errors import HybError
+from tests import sharded
 from tests.e2e.test_tune import base as base  # noqa: PLC0414 (a fixture)
 from tests.e2e.test_tune import job, losses, output, rows, work
 from tests.e2e.test_tune_methods import heldout, preferences
 from tests.need import need
+from tests.tiny import tiny_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -77,6 +80,55 @@ def test_two_killed_processes_go_on_to_the_bytes_of_two_that_were_not(base: Path
     done, _ = together(tmp_path, cut)
     assert done["resumed_from_step"] >= 4
     assert output(tmp_path / "cut") == output(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `tests.sharded` found with two processes, of all its cases."""
+    need("torch", "transformers", "peft", "bitsandbytes")
+    folder = tmp_path_factory.mktemp("split")
+    result = folder / "result.json"
+    model = tiny_model(folder / "tiny", "qwen2")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*start, "-m", "tests.sharded", str(model), str(result)],
+        env={**os.environ, **engine.LOOPBACK, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found
+
+
+@pytest.mark.parametrize("case", sharded.CASES)
+def test_a_base_split_among_two_processes_gives_the_losses_and_gradients_of_the_whole_one(
+    case: str, split: dict[str, Any]
+) -> None:
+    found = split[case]
+    assert found["away"] > 0.49 * found["weights"]
+    assert found["held"] < 0.56 * found["weights"]  # a part, and the scales
+    assert found["norm"] > 1
+    assert found["loss"] < 1e-6
+    assert found["gradient"] < 1e-6
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_two_processes_with_a_part_of_the_base_each_train_as_one_and_one_can_go_on(
+    base: Path, tmp_path: Path, method: str
+) -> None:
+    """13 rows, and packs so small that the two have unlike numbers of micro-steps, and the last step one without."""
+    data = preferences(13) if method == "dpo" else rows(13)
+    shared: dict[str, Any] = {
+        "method": method, "epochs": 1.0, "batch": 4, "patience": 9, "lr": 3e-3, "pack": 64, "checkpoint_steps": 2,
+        "heldout": heldout(tmp_path, data[:3]),
+    }  # fmt: skip
+    work(base, tmp_path / "one", data, **shared)
+    done, _ = together(tmp_path / "two", job(base, tmp_path / "two", data, **{**shared, "gpus": 2, "shard": True}))
+    assert done["sharded_bytes"] > 0
+    assert not done["plan"]["resident"]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    shutil.rmtree(tmp_path / "two" / "out")
+    assert work(base, tmp_path / "two", data, **shared)["resumed_from_step"] == 2
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
 
 
 def test_a_mistake_is_told_once_and_as_alone(base: Path, tmp_path: Path) -> None:
