@@ -216,21 +216,29 @@ def _advice(model: memory.Shape, wanted: Wanted, machine: Machine, found: Cost) 
 
 def _changes(wanted: Wanted, more: bool) -> Iterable[tuple[str, Wanted]]:
     """Ever less memory, the cheapest first. `more`: there may be more GPUs."""
-    words: list[str] = []
-    changes: list[tuple[str, dict[str, Any]]] = [
+    yield from _tried(
+        wanted,
         ("`gradient_checkpointing: full`", {"mode": "full"}),
         ("`shard: true`", {"shard": wanted.gpus > 1 or wanted.shard}),
         ("`quantize: nf4`", {"quantize": "nf4"}),
         ("`pack: 1024`", {"pack": 1024, "resident": False}),
         ("`batch: 1` with as much more `grad_accum`", {"batch": 1}),
         ("`rank: 8`", {"rank": min(8, wanted.rank)}),
-    ]
+    )
     if more and wanted.gpus == 1:
-        changes += [(f"`shard: true` on `gpus: {n}`", {"shard": True, "gpus": n}) for n in (2, 4, 8)]
+        least = ("`quantize: nf4`", {"quantize": "nf4"}), ("`gradient_checkpointing: full`", {"mode": "full"})
+        for count in (2, 4, 8):
+            shard = f"`gpus: {count}` and `shard: true`", {"gpus": count, "shard": True}
+            yield list(_tried(wanted, *least, shard))[-1]
+
+
+def _tried(wanted: Wanted, *changes: tuple[str, Mapping[str, Any]]) -> Iterable[tuple[str, Wanted]]:
+    """The changes, one after the other, each on top of those before it; at least one."""
+    words: list[str] = []
     for text, change in changes:
         changed = replace(wanted, **change)
         if changed != wanted:
-            words = [*(w for w in words if "on `gpus:" not in w), text]
+            words.append(text)
             wanted = changed
             yield " and ".join(words), wanted
     if not words:

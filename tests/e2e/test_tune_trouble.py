@@ -155,6 +155,21 @@ def test_out_of_memory_a_second_time_ends_the_run_with_what_is_free_and_what_to_
     assert "lower `pack`" in failure.value.fields["hint"]
 
 
+def test_out_of_memory_where_the_base_is_split_ends_the_run_and_is_told_by_the_process_that_ran_out(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for its part of a layer: they can't be asked to do with less."""
+    from hyb.workers import shards
+    from hyb.workers.protocol import Failed
+
+    tried = small(monkeypatch, 1)
+    monkeypatch.setattr(shards, "is_split", lambda _model: True)
+    with pytest.raises(Failed, match=r"does not suffice for 4 row\(s\) at once") as failure:
+        work(base, tmp_path, pack="off")
+    assert tried == [4]
+    assert failure.value.alone
+
+
 def test_a_gpu_whose_memory_others_have_says_how_much() -> None:
     from hyb.workers import models
 
