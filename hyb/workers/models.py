@@ -135,6 +135,7 @@ def load_causal_lm(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Failed(f"the model in `{folder}` can't be loaded: {_line(error)}") from error
     cure_cpu_packing(model)
+    weights.give_back()
     return model.eval()
 
 

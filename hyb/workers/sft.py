@@ -20,7 +20,7 @@ import torch
 
 from hyb import fs
 from hyb.formats import memory
-from hyb.workers import dpo, labels, lora, models, protocol, ranks, shards, sound, training
+from hyb.workers import dpo, labels, lora, models, protocol, ranks, shards, sound, training, weights
 from hyb.workers.heldout import HeldOut
 from hyb.workers.net import Net, Speed
 from hyb.workers.noise import Noise
@@ -41,12 +41,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     job = {**OFF, **job}
     models.make_deterministic(job["seed"], strict=job["deterministic"], share=ranks.count())
     device = models.pick_device(job["device"], ranks.local())
-    tokenizer, config = models.load_tokenizer(job["model"]), models.load_config(job["model"])
-    sound.check(config, tokenizer)
-    encoder = labels.Encoder(tokenizer, models.load_stop_ids(job["model"], config, tokenizer), job["think"])
-    rows = read(job["train"])
-    data = encoded(rows, encoder, config, job)  # the user's mistakes, before the slow part
-    heldout = HeldOut(unseen(encoder, config, job, len(data.examples)), job["patience"])
+    count, data, heldout = prepared(job)  # the user's mistakes, before the slow part
     protocol.emit("note", text=f"loading the model on {device.type}")
     ranks.start(device)
     apart = bool(job["shard"]) and ranks.count() > 1
@@ -62,6 +57,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     run = training.Run(job, net, objective, data.examples, heldout)
     sequences = [row for e in data.examples for row in ((e.better, e.worse) if job["method"] == "dpo" else (e,))]
     levers = net.install(sorted(sequences, key=lambda e: (len(e.ids), e.ids)))
+    weights.give_back()
     resumed = run.resume()
     begun, burnt = time.monotonic(), time.process_time()
     run.train()
@@ -74,7 +70,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     last = [line["loss"] for line in run.metrics[-max(1, len(run.metrics) // 10) :]]
     done = {
         "steps": len(run.metrics), "planned_steps": run.total, "loss": round(sum(last) / len(last), 6),
-        "targets": targets, "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
+        "targets": targets, "rows": count, "skipped": list(data.skipped), "truncated": list(data.truncated),
         "seconds": round(seconds, 3), "cpu_seconds": round(burnt, 3), "tokens": run.tokens,
         "tokens_per_second": round(run.tokens / max(seconds, 1e-9), 1),
         "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device),
@@ -86,6 +82,17 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         fs.write_atomic(Path(job["done"]), (json.dumps({"job": job, "done": done}, indent=1) + "\n").encode())
     ranks.stop()
     return done
+
+
+def prepared(job: dict[str, Any]) -> tuple[int, Any, HeldOut]:
+    """How many rows there are, they as items of the job's method, and the held-out ones. The tokenizer is let go: it
+    takes as much memory as a small model. Raises Failed."""
+    tokenizer, config = models.load_tokenizer(job["model"]), models.load_config(job["model"])
+    sound.check(config, tokenizer)
+    encoder = labels.Encoder(tokenizer, models.load_stop_ids(job["model"], config, tokenizer), job["think"])
+    rows = read(job["train"])
+    data = encoded(rows, encoder, config, job)
+    return len(rows), data, HeldOut(unseen(encoder, config, job, len(data.examples)), job["patience"])
 
 
 def loaded(job: dict[str, Any], device: torch.device, apart: bool) -> Any:
