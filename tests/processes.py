@@ -1,9 +1,10 @@
-"""A base split among processes against the same one whole: a program for torchrun.
+"""What the tests ask of several processes, in one go, since each start of them takes seconds: a program for torchrun.
 
-    torchrun --standalone --nproc-per-node=2 -m tests.sharded MODEL RESULT.json
+    torchrun --standalone --nproc-per-node=2 -m tests.processes MODEL FOLDER
 
-Each case is computed twice by each process, whole and split, levers on as a run has them; the first process writes
-what became of it: per case the bytes that are elsewhere, and how far losses and gradients are apart.
+Each of CASES is a base split among the processes against the same one whole, levers on as a run has them; the first
+process writes FOLDER/cases.json: per case the bytes that are elsewhere, and how far losses and gradients are apart.
+And each FOLDER/NAME/job.json is run by `hyb.workers.sft`, its result written to FOLDER/NAME/result.json.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def computed(base: Path, case: dict[str, Any], apart: bool) -> tuple[dict[str, int], Any, Any]:
-    """Bytes of the layers' weights, the losses of two passes over the rows, and the gradient of their sum.
+    """Bytes of the layers' weights, the losses of the rows, and the gradient of their sum.
 
     Bytes: `weights` of the whole layers, `away` that are elsewhere, `held` in 4 bits in this process.
     """
@@ -55,11 +56,10 @@ def computed(base: Path, case: dict[str, Any], apart: bool) -> tuple[dict[str, i
     assert installed["rotation"]
     model.train()
     losses = []
-    for _ in range(2):
-        for part in made.split(rows, batch=4):
-            values = made.losses(part)[0]
-            values.sum().backward()
-            losses.append(values.detach())
+    for part in made.split(rows, batch=4):
+        values = made.losses(part)[0]
+        values.sum().backward()
+        losses.append(values.detach())
     sizes["held"] = four_bit()
     return sizes, torch.cat(losses), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
@@ -76,23 +76,35 @@ def four_bit() -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in plain}.values())
 
 
-def main(base: Path, result: Path) -> None:
-    """All cases."""
-    import torch
-
-    from hyb.workers import ranks
-
-    torch.set_num_threads(1)
-    ranks.start(torch.device("cpu"))
+def cases(base: Path) -> dict[str, dict[str, float]]:
+    """What became of each case. On the CPU what is computed again changes no bit: such cases share the whole one."""
+    wholes: dict[str, Any] = {}
     found = {}
     for name, case in CASES.items():
-        _, *whole = computed(base, case, apart=False)
+        key = json.dumps({k: v for k, v in case.items() if k != "mode"})
+        if key not in wholes:
+            wholes[key] = computed(base, {**case, "mode": "none"}, apart=False)[1:]
         sizes, *apart = computed(base, case, apart=True)
-        off = [float((a - w).norm() / w.norm()) for a, w in zip(apart, whole, strict=True)]
-        found[name] = {**sizes, "loss": off[0], "gradient": off[1], "norm": float(whole[1].norm())}
+        off = [float((a - w).norm() / w.norm()) for a, w in zip(apart, wholes[key], strict=True)]
+        found[name] = {**sizes, "loss": off[0], "gradient": off[1], "norm": float(wholes[key][1].norm())}
+    return found
+
+
+def main(base: Path, folder: Path) -> None:
+    """All cases, and all jobs."""
+    import torch
+
+    from hyb.workers import ranks, sft
+
+    ranks.start(torch.device("cpu"))
+    stop, ranks.stop = ranks.stop, lambda: None  # a job parts from the others, and the next one is still to come
+    found = cases(base)
+    done = {path.parent: sft.work(json.loads(path.read_text())) for path in sorted(folder.glob("*/job.json"))}
     if ranks.mine() == 0:
-        result.write_text(json.dumps(found))
-    ranks.stop()
+        (folder / "cases.json").write_text(json.dumps(found))
+        for its, result in done.items():
+            (its / "result.json").write_text(json.dumps(result))
+    stop()
 
 
 if __name__ == "__main__":
