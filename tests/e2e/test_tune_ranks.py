@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,14 @@ import pytest
 from hyb import engine
 from hyb.errors import HybError
 from tests import processes
+from tests.e2e.test_tune import MARKS, job, losses, output, rows, work
+from tests.e2e.test_tune import _torch as _torch  # noqa: PLC0414 (a fixture)
 from tests.e2e.test_tune import base as base  # noqa: PLC0414 (a fixture)
-from tests.e2e.test_tune import job, losses, output, rows, work
 from tests.e2e.test_tune_methods import heldout, preferences
 from tests.need import need
 from tests.tiny import tiny_model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    need("torch", "transformers", "peft", "bitsandbytes")
-    import torch
-
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = MARKS
 
 
 def together(folder: Path, its_job: dict[str, Any], count: int = 2) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -5,30 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.test_tune import MARKS, job, losses, work
+from tests.e2e.test_tune import _torch as _torch  # noqa: PLC0414 (a fixture)
 from tests.e2e.test_tune import base as base  # noqa: PLC0414 (a fixture)
-from tests.e2e.test_tune import job, losses, work
-from tests.need import need
 from tests.tiny import chat_row, tiny_model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    need("torch", "transformers", "peft", "bitsandbytes")
-    import torch
-
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = MARKS
 
 
 def spoilt(monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
