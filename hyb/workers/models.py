@@ -130,7 +130,9 @@ def load_causal_lm(
         )
     except torch.cuda.OutOfMemoryError as error:
         raise Failed(
-            f"the model does not fit into the GPU's memory: {room(place)}", hint="`quantize: nf4` needs the least"
+            f"the model does not fit into the GPU's memory: {room(place)}",
+            hint="`quantize: nf4` needs the least; several GPUs can share it (`gpus` and `shard: true`)",
+            alone=True,
         ) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Failed(f"the model in `{folder}` can't be loaded: {_line(error)}") from error

@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 
+from hyb.workers import models
 from hyb.workers.protocol import Failed
 
 
 def split(model: Any, device: torch.device) -> int:
     """Split the base below `model`, which has its LoRA layers on and is in the host's memory, and move it to `device`.
 
-    Returns the bytes that this process does not hold. Raises Failed for a model whose layers we don't find.
+    Returns the bytes that this process does not hold. Raises Failed: layers that we don't find, or no room.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -41,7 +42,7 @@ def split(model: Any, device: torch.device) -> int:
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     saved = 0
     for layer in layers:
-        layer.to(device)
+        _move(layer, device)
         large, small = _sorted(layer)
         whole = sum(p.nbytes for p in large)
         for module in layer.modules():  # FSDP gives a layer a plain parameter, which knows nothing of its scales
@@ -56,6 +57,17 @@ def split(model: Any, device: torch.device) -> int:
     root = base.get_decoder()  # so that a layer is fetched while the one before it is computed
     fully_shard(root, mesh=mesh, ignored_params=set(root.parameters()))
     return saved
+
+
+def _move(layer: torch.nn.Module, device: torch.device) -> None:
+    """Move a layer, whole, to where it is split. Raises Failed: this process's GPU has no room for it."""
+    try:
+        layer.to(device)
+    except torch.cuda.OutOfMemoryError as error:
+        raise Failed(
+            f"the parts of the model that a process holds do not fit into the GPU's memory: {models.room(device)}",
+            hint="take more GPUs, `quantize: nf4`, or end what else runs on them", alone=True,
+        ) from error  # fmt: skip
 
 
 def _sorted(layer: torch.nn.Module) -> tuple[set[torch.nn.Parameter], set[torch.nn.Parameter]]:

@@ -157,6 +157,22 @@ def test_out_of_memory_where_the_base_is_split_ends_the_run_and_is_told_by_the_p
     assert failure.value.alone
 
 
+def test_a_gpu_without_room_for_its_part_of_the_base_says_so_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from hyb.workers import shards
+    from hyb.workers.protocol import Failed
+
+    class Large(torch.nn.Module):
+        def to(self, *_: Any, **__: Any) -> Any:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with pytest.raises(Failed, match=r"do not fit into the GPU.s memory: .* are free") as failure:
+        shards._move(Large(), torch.device("cpu"))
+    assert failure.value.alone
+    assert "end what else runs on them" in failure.value.fields["hint"]
+
+
 def test_a_gpu_whose_memory_others_have_says_how_much() -> None:
     from hyb.workers import models
 
