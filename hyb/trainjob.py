@@ -52,7 +52,7 @@ def write(
         raise HybError("a cluster would refuse this", details=wrong, hint="`--name`, `--image`, `--claim`, `--nodes`")
     settings = spec.model_dump(exclude_defaults=True, exclude={"stage", "model", "data"})
     said = {k: ",".join(v) if isinstance(v, list) else v for k, v in settings.items() if k in FLAGS}
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in said.items()]
+    flags = [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in said.items()]
     command = shlex.join(["hyb", "tune", spec.model, "--data", spec.data, "--name", order.name, *flags, "--from", "."])
     files = {
         "APPLY.md": render.guide(unit, spec.model, spec.data, command),
@@ -71,7 +71,7 @@ def write(
 
 FLAGS = (
     "quantize", "rank", "alpha", "lr", "epochs", "batch", "max_length", "targets", "think", "method", "schedule",
-    "patience", "gpus", "seed",
+    "patience", "gpus", "shard", "seed",
 )  # fmt: skip
 """Fields of the spec that `hyb tune` takes as options of the same name."""
 
@@ -85,6 +85,8 @@ def unit_of(store: Store, spec: Any, model: Artifact, data: Artifact, order: Ord
     machine = tune_cost.Machine("cuda" if gpu else "cpu", "the cluster", 80 << 30, 2)
     shape = tune_cost.shape(config, machine.device, fused=True)
     needed = tune_cost.cost(shape, tune.wanted(spec, data), machine).memory if shape and not gpu else 4 << 30
+    if shape and gpu and spec.shard:  # each process loads the base into the host's memory before it is split
+        needed += spec.gpus * tune_cost.loaded(shape, spec.quantize)
     return render.TuneUnit(
         order.name, order.image, order.claim, tune.job_of(spec, model, data, places), order.nodes,
         spec.gpus if gpu else 0, spec.gpus, -(-(needed + ROOM) >> 30 << 30),

@@ -115,6 +115,7 @@ def tune(
         typer.Option("--patience", help="Stop after so many looks without a better held-out loss.", show_default=False),
     ] = None,
     gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs that share each step.", show_default=False)] = None,
+    shard: Annotated[bool, typer.Option("--shard", help="Split a base that does not fit one GPU among them.")] = False,
     seed: SeedOption = None,
     inside: Annotated[
         str, typer.Option("--in", metavar="podman", help="Train in a container without a network.", show_default=False)
@@ -145,7 +146,7 @@ def tune(
     chain.add(
         name or f"{base}-tuned", stage="tune", model=base, data=rows, quantize=quantize, rank=rank, alpha=alpha, lr=lr,
         epochs=epochs, batch=batch, max_length=max_length, targets=wanted, think=think, seed=seed,
-        method=method, schedule=schedule, patience=patience, gpus=gpus,
+        method=method, schedule=schedule, patience=patience, gpus=gpus, shard=shard or None,
     )  # fmt: skip
     if trainjob:
         TrainJob(trainjob, image, nodes, claim).write(s, chain)

@@ -62,12 +62,14 @@ class Wanted:
     epochs: float = 3
     dpo: bool = False
     gpus: int = 1
+    shard: bool = False
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`memory`: bytes at the peak; `rate`: tokens a second of all processes; `seconds`: of the run, None when the rows
-    are not known; `micro`: tokens computed at once; `mode`: of activation checkpointing."""
+    """`memory`: bytes at the peak of a process; `rate`: tokens a second of all processes; `seconds`: of the run, None
+    when the rows are not known; `micro`: tokens computed at once; `mode`: of activation checkpointing; `split`: what
+    splitting the weights gives, where it is asked for."""
 
     memory: int
     rate: float
@@ -77,6 +79,7 @@ class Cost:
     measured: bool
     fits: bool
     advice: str = ""
+    split: str = ""
 
 
 def shape(config: Mapping[str, Any], device: str, fused: bool) -> memory.Shape | None:
@@ -91,13 +94,31 @@ def shape(config: Mapping[str, Any], device: str, fused: bool) -> memory.Shape |
 def key(machine: Machine, model: memory.Shape, wanted: Wanted) -> str:
     """What measurements are kept by: the device, the model's shape, and what changes its speed."""
     sizes = "-".join(str(value) for value in asdict(model).values())
-    return f"{machine.name}/{machine.cores}/{sizes}/{wanted.quantize}/{'dpo' if wanted.dpo else 'sft'}/{wanted.gpus}"
+    split = "/shard" if _split(wanted) else ""
+    method = "dpo" if wanted.dpo else "sft"
+    return f"{machine.name}/{machine.cores}/{sizes}/{wanted.quantize}/{method}/{wanted.gpus}{split}"
 
 
 def cost(model: memory.Shape, wanted: Wanted, machine: Machine) -> Cost:
     """The cost, and, where it does not fit, what would."""
-    found = _cost(model, wanted, machine)
+    found = replace(_cost(model, wanted, machine), split=_gain(model, wanted, machine))
     return found if found.fits else replace(found, advice=_advice(model, wanted, machine, found))
+
+
+def _split(wanted: Wanted) -> bool:
+    """Whether each process holds a part of the weights alone."""
+    return wanted.shard and wanted.gpus > 1
+
+
+def _gain(model: memory.Shape, wanted: Wanted, machine: Machine) -> str:
+    """What `shard` does for this run, said; "" when it is not asked for."""
+    if not wanted.shard:
+        return ""
+    if wanted.gpus == 1:
+        return "`shard` splits weights among several processes: set `gpus`, or give a TrainJob several pods"
+    apart, whole = (_cost(model, replace(wanted, shard=flag), machine) for flag in (True, False))
+    said = f"`shard`: each of {wanted.gpus} processes takes {apart.memory / 1e9:.1f} GB, not {whole.memory / 1e9:.1f}"
+    return f"{said}; it would fit without, and be faster" if whole.fits else said
 
 
 def operations(model: memory.Shape, wanted: Wanted, mode: str) -> float:
@@ -120,7 +141,8 @@ def _cost(model: memory.Shape, wanted: Wanted, machine: Machine) -> Cost:
     length = wanted.tokens * (2 if wanted.dpo else 1)
     chosen = memory.plan(
         model, device=machine.device, free=max(0, machine.free - still), parameters=_linear(model) + _embedded(model),
-        pack=wanted.pack, mode=wanted.mode, resident=wanted.resident, rows=[length] * wanted.rows_a_step,
+        pack=wanted.pack, mode=wanted.mode, resident=False if _split(wanted) else wanted.resident,
+        rows=[length] * wanted.rows_a_step,
         quantized=wanted.quantize == "nf4", batch=wanted.batch,
     )  # fmt: skip
     step = length * wanted.rows_a_step
@@ -151,10 +173,20 @@ def guess(machine: Machine) -> float:
 def _still(model: memory.Shape, wanted: Wanted, device: str) -> int:
     """Bytes that are taken whatever a step is: weights, adapter with its optimizer, on the CPU the process."""
     linear, embedded = _linear(model), _embedded(model)
-    weights = model.size * embedded + (0.516 if wanted.quantize == "nf4" else model.size) * linear
+    nf4 = wanted.quantize == "nf4"
+    if _split(wanted):  # a part, the scales, and three layers: one fetched, one computed, one let go
+        scales, part = (0.016 if nf4 else 0.0), (0.5 if nf4 else model.size)
+        weights = model.size * embedded + linear * (scales + part * (1 / wanted.gpus + min(1, 3 / model.layers)))
+    else:
+        weights = loaded(model, wanted.quantize)
     if device == "cpu":  # the 16-bit file is resident while it is read
         weights += PROCESS + (2 * (linear + embedded) if wanted.quantize == "nf4" else 0)
     return int(weights + 16 * _adapter(model, wanted.rank))
+
+
+def loaded(model: memory.Shape, quantize: str) -> int:
+    """Bytes of a whole base as it is kept for training."""
+    return int(model.size * _embedded(model) + (0.516 if quantize == "nf4" else model.size) * _linear(model))
 
 
 def _linear(model: memory.Shape) -> int:
@@ -172,24 +204,38 @@ def _adapter(model: memory.Shape, rank: int) -> int:
 
 def _advice(model: memory.Shape, wanted: Wanted, machine: Machine, found: Cost) -> str:
     lacking = f"needs {found.memory / 1e9:.1f} GB and {machine.free / 1e9:.1f} GB are free on {machine.name}"
-    for text, changed in _changes(wanted):
+    tries = list(_changes(wanted, more=machine.device == "cuda"))
+    for text, changed in tries:
         other = _cost(model, changed, machine)
         if other.fits:
-            return f"{lacking}: with {text} it needs {other.memory / 1e9:.1f} GB"
-    least = min(_cost(model, changed, machine).memory for _, changed in _changes(wanted))
+            each = " each" if changed.gpus > 1 else ""
+            return f"{lacking}: with {text} it needs {other.memory / 1e9:.1f} GB{each}"
+    least = min(_cost(model, changed, machine).memory for _, changed in tries)
     return f"{lacking}: no setting fits, the least is {least / 1e9:.1f} GB; take a smaller model or free some memory"
 
 
-def _changes(wanted: Wanted) -> Iterable[tuple[str, Wanted]]:
-    """Ever less memory, the cheapest first."""
-    words: list[str] = []
-    for text, change in (
+def _changes(wanted: Wanted, more: bool) -> Iterable[tuple[str, Wanted]]:
+    """Ever less memory, the cheapest first. `more`: there may be more GPUs."""
+    yield from _tried(
+        wanted,
         ("`gradient_checkpointing: full`", {"mode": "full"}),
+        ("`shard: true`", {"shard": wanted.gpus > 1 or wanted.shard}),
         ("`quantize: nf4`", {"quantize": "nf4"}),
         ("`pack: 1024`", {"pack": 1024, "resident": False}),
         ("`batch: 1` with as much more `grad_accum`", {"batch": 1}),
         ("`rank: 8`", {"rank": min(8, wanted.rank)}),
-    ):
+    )
+    if more and wanted.gpus == 1:
+        least = ("`quantize: nf4`", {"quantize": "nf4"}), ("`gradient_checkpointing: full`", {"mode": "full"})
+        for count in (2, 4, 8):
+            shard = f"`gpus: {count}` and `shard: true`", {"gpus": count, "shard": True}
+            yield list(_tried(wanted, *least, shard))[-1]
+
+
+def _tried(wanted: Wanted, *changes: tuple[str, Mapping[str, Any]]) -> Iterable[tuple[str, Wanted]]:
+    """The changes, one after the other, each on top of those before it; at least one."""
+    words: list[str] = []
+    for text, change in changes:
         changed = replace(wanted, **change)
         if changed != wanted:
             words.append(text)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hyb import digest as dg
 from hyb import engine, machine, places, templates, tune_container
@@ -35,7 +35,7 @@ REASONED = "reasoned.jsonl"
 DONE = "done.json"
 ELSEWHERE = (
     "model", "train", "heldout", "out", "checkpoints", "done", "inputs", "checkpoint_seconds", "checkpoint_steps",
-    "gpus", "device",
+    "gpus", "shard", "device",
 )  # fmt: skip
 """What of a job may differ where it runs; `inputs` are compared by themselves."""
 MODULES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
@@ -119,6 +119,8 @@ class Spec(StageSpec):
     """Refuse kernels that don't give the same bits each time. On the CPU none is used anyway."""
     gpus: int = Field(1, ge=1, le=64)
     """Processes that share each step, one a GPU of this machine."""
+    shard: bool = False
+    """Split the frozen weights among the processes (FSDP2), for a model that does not fit one GPU. Slower."""
     pack: Literal["auto", "off"] | Annotated[int, Field(ge=16)] = "auto"
     """Most tokens of a micro-step: rows are put one after the other into packs, and see nothing of each other. off:
     rows are padded, `batch` at once."""
@@ -136,6 +138,12 @@ class Spec(StageSpec):
         if info.field_name == "gradient_checkpointing":
             return _CALLED.get(value, value) if isinstance(value, (str, bool)) else value
         return ("off", "auto")[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _together(self) -> Spec:
+        if self.shard and (self.speed.compile or self.speed.resident is True):
+            raise ValueError("`shard` goes with neither `speed: {compile: true}` nor `speed: {resident: true}`")
+        return self
 
     @field_validator("targets")
     @classmethod
@@ -194,7 +202,7 @@ def on_machine(
     said = f"on {here.name}: {found.micro} tokens at once, activation checkpointing {found.mode}; speed is {how}"
     return replace(
         plan, memory=found.memory, seconds=found.seconds, rate=found.rate,
-        notes=(said, *((found.advice,) if found.advice else ())),
+        notes=tuple(note for note in (said, found.split, found.advice) if note),
     )  # fmt: skip
 
 
@@ -212,7 +220,7 @@ def wanted(spec: Spec, data: Artifact | None) -> Wanted:
         quantize=spec.quantize, rank=spec.rank, mode=spec.gradient_checkpointing, pack=spec.pack,
         resident=spec.speed.resident, batch=spec.batch,
         rows_a_step=spec.batch * spec.grad_accum, rows=rows, tokens=min(tokens, spec.max_length), epochs=spec.epochs,
-        dpo=spec.method == "dpo", gpus=spec.gpus,
+        dpo=spec.method == "dpo", gpus=spec.gpus, shard=spec.shard,
     )  # fmt: skip
 
 

@@ -39,18 +39,19 @@ class Part:
         self.rank, self.scale, self.bias = layer.r[name], layer.scaling[name], self.base.bias
         self.plain: Callable[..., torch.Tensor] = layer.forward
         self.kept: torch.Tensor | None = None
-        if resident and getattr(self.base.weight, "quant_state", None) is not None:
+        self.state = getattr(self.base.weight, "quant_state", None) or getattr(self.base, "quant_state", None)
+        if resident and self.state is not None:
             self.kept = self.weight(None)
 
     def weight(self, dtype: torch.dtype | None) -> torch.Tensor:
         """W (out, in), dequantised; in the dtype that it was quantised from, or in `dtype`."""
         weight = self.kept
         if weight is None:
-            weight, state = self.base.weight, getattr(self.base.weight, "quant_state", None)
-            if state is not None:
+            weight = self.base.weight
+            if self.state is not None:
                 from bitsandbytes.functional import dequantize_4bit
 
-                weight = dequantize_4bit(weight.data, state)
+                weight = dequantize_4bit(weight.data, self.state)
         return weight if dtype is None else weight.to(dtype)
 
     def active(self) -> bool:

@@ -53,9 +53,10 @@ def halved(plan: memory.Plan, tokens: Sequence[int]) -> memory.Plan:
     return replace(plan, pack=max(*tokens, sum(tokens) // 2)) if plan.pack else plan
 
 
-def too_large(device: torch.device, batch: int) -> Failed:
-    """The error for a micro-batch of `batch` rows that can't be computed."""
+def too_large(device: torch.device, batch: int, *, alone: bool = False) -> Failed:
+    """The error for a micro-batch of `batch` rows that can't be computed; `alone`: in this process, of several."""
     return Failed(
         f"the memory does not suffice for {batch} row(s) at once: {models.room(device)}",
         hint="lower `pack` (tokens to a micro-step) or `max_length`, or set `gradient_checkpointing: full`",
+        alone=alone,
     )

@@ -39,7 +39,9 @@ def pick_device(device: str = "auto", index: int = 0) -> torch.device:
         raise Failed("no CUDA device is to be used here", hint="choose `device: cpu`, or see `hyb doctor`")
     if device == "cuda" and index >= torch.cuda.device_count():
         raise Failed(
-            f"there are {torch.cuda.device_count()} GPUs, and {index + 1} or more are asked for", hint="`gpus`"
+            f"there are {torch.cuda.device_count()} GPUs, and {index + 1} or more are asked for",
+            hint="`gpus`",
+            alone=True,
         )
     return torch.device(device, index) if index else torch.device(device)
 
@@ -128,11 +130,14 @@ def load_causal_lm(
         )
     except torch.cuda.OutOfMemoryError as error:
         raise Failed(
-            f"the model does not fit into the GPU's memory: {room(place)}", hint="`quantize: nf4` needs the least"
+            f"the model does not fit into the GPU's memory: {room(place)}",
+            hint="`quantize: nf4` needs the least; several GPUs can share it (`gpus` and `shard: true`)",
+            alone=True,
         ) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Failed(f"the model in `{folder}` can't be loaded: {_line(error)}") from error
     cure_cpu_packing(model)
+    weights.give_back()
     return model.eval()
 
 

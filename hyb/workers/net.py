@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from hyb.formats.memory import Plan
-from hyb.workers import attention, batches, fused, kernels, loss, varlen
+from hyb.workers import attention, batches, fused, kernels, loss, shards, varlen
 from hyb.workers.labels import Example
 from hyb.workers.protocol import Failed
 
@@ -76,7 +76,9 @@ class Net:
         if speed.fused:
             gated, keep = getattr(functional, "liger_swiglu", None), self.plan.checkpointing != "selective"
             resident = self.plan.resident
-            found["layers"], found["mlps"] = fused.install(self.base, resident=resident, gated=gated, keep=keep)
+            for part in shards.each(self.base):
+                layers, mlps = fused.install(part, resident=resident, gated=gated, keep=keep)
+                found["layers"], found["mlps"] = found["layers"] + layers, found["mlps"] + mlps
         if speed.kernels:
             found["norms"] = kernels.install_norms(self.base, functional)
             found["rotation"] = kernels.install_rotation(self.base, functional)

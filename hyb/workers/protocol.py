@@ -16,18 +16,25 @@ from hyb.errors import HybError
 
 
 class Failed(Exception):
-    """A mistake of the user, found inside a worker. `code`: 3 input, 4 a check said no."""
+    """A mistake of the user, found inside a worker. `code`: 3 input, 4 a check said no. `alone`: of several processes
+    only this one may have found it, so it has to tell."""
 
-    def __init__(self, message: str, *, hint: str = "", code: int = 3, details: list[str] | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", code: int = 3, details: list[str] | None = None, alone: bool = False
+    ) -> None:
         super().__init__(message)
+        self.alone = alone
         self.fields = {"message": message, "hint": hint, "code": code, "details": details or []}
 
 
 def emit(event: str, **fields: Any) -> None:
     """Tell the launcher something: `progress` (task, done, total, unit, note) or an event of the worker's own."""
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes that do the same one talks
-    _OUT.write(json.dumps({"event": event, **fields}) + "\n")
+    if os.environ.get("RANK", "0") == "0":  # of several processes that do the same one talks
+        _write({"event": event, **fields})
+
+
+def _write(event: dict[str, Any]) -> None:
+    _OUT.write(json.dumps(event) + "\n")
     _OUT.flush()
 
 
@@ -44,7 +51,10 @@ def main(work: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
     try:
         result = _work(work, job)
     except Failed as failure:
-        emit("fail", **failure.fields)
+        if failure.alone:
+            _write({"event": "fail", **failure.fields})
+        else:
+            emit("fail", **failure.fields)
         sys.exit(failure.fields["code"])  # type: ignore[arg-type]
     except HybError as error:  # from the formats that we share with the launcher
         emit("fail", **error.as_dict()["error"])  # type: ignore[arg-type]

@@ -74,6 +74,24 @@ def any_of(flag: bool, device: torch.device) -> bool:
     return bool(found)
 
 
+def most(value: int, device: torch.device) -> int:
+    """The largest of all processes' values."""
+    return _of_all(value, device, dist.ReduceOp.MAX)
+
+
+def least(value: int, device: torch.device) -> int:
+    """The smallest of all processes' values."""
+    return _of_all(value, device, dist.ReduceOp.MIN)
+
+
+def _of_all(value: int, device: torch.device, how: Any) -> int:
+    if count() == 1:
+        return value
+    found = torch.tensor(value, device=device)
+    dist.all_reduce(found, op=how)
+    return int(found)
+
+
 def gathered(value: Any) -> list[Any]:
     """The values of all processes, in their order."""
     if count() == 1:

@@ -20,7 +20,7 @@ import torch
 
 from hyb import fs
 from hyb.formats import memory
-from hyb.workers import dpo, labels, lora, models, protocol, ranks, sound, training
+from hyb.workers import dpo, labels, lora, models, protocol, ranks, shards, sound, training, weights
 from hyb.workers.heldout import HeldOut
 from hyb.workers.net import Net, Speed
 from hyb.workers.noise import Noise
@@ -29,7 +29,8 @@ from hyb.workers.protocol import Failed
 
 OFF: dict[str, Any] = {
     "method": "sft", "beta": 0.1, "dora": False, "neftune": 0.0, "schedule": "linear", "decay": 0.2, "heldout": "",
-    "patience": 0, "evaluate_every": 0.5, "deterministic": False, "gpus": 1, "pack": "auto", "speed": {},
+    "patience": 0, "evaluate_every": 0.5, "deterministic": False, "gpus": 1, "shard": False, "pack": "auto",
+    "speed": {},
 }  # fmt: skip
 """What a job need not say, as that of a benchmark: plain tuning."""
 METRICS = ("step", "loss", "lr", "grad_norm", "heldout_loss")
@@ -40,18 +41,15 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     job = {**OFF, **job}
     models.make_deterministic(job["seed"], strict=job["deterministic"], share=ranks.count())
     device = models.pick_device(job["device"], ranks.local())
-    tokenizer, config = models.load_tokenizer(job["model"]), models.load_config(job["model"])
-    sound.check(config, tokenizer)
-    encoder = labels.Encoder(tokenizer, models.load_stop_ids(job["model"], config, tokenizer), job["think"])
-    rows = read(job["train"])
-    data = encoded(rows, encoder, config, job)  # the user's mistakes, before the slow part
-    heldout = HeldOut(unseen(encoder, config, job, len(data.examples)), job["patience"])
+    count, data, heldout = prepared(job)  # the user's mistakes, before the slow part
     protocol.emit("note", text=f"loading the model on {device.type}")
     ranks.start(device)
-    model = models.load_causal_lm(job["model"], quantize=job["quantize"], device=device)
+    apart = bool(job["shard"]) and ranks.count() > 1
+    model = loaded(job, device, apart)
     size = models.parameters(model)
     sound.check_loaded(job, model)
     model, targets = lora.add_lora(model, job)
+    away = shards.split(model, device) if apart else 0
     longest = sorted(len(e.ids) for e in data.examples)[-job["batch"] * job["grad_accum"] :]
     plan, random = make_plan(job, model, device, size, longest), bool(job["dropout"] or job["neftune"])
     net, noise = Net(model, device, Speed(**job["speed"]), plan, noisy=random), Noise(model, job["neftune"])
@@ -59,6 +57,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     run = training.Run(job, net, objective, data.examples, heldout)
     sequences = [row for e in data.examples for row in ((e.better, e.worse) if job["method"] == "dpo" else (e,))]
     levers = net.install(sorted(sequences, key=lambda e: (len(e.ids), e.ids)))
+    weights.give_back()
     resumed = run.resume()
     begun, burnt = time.monotonic(), time.process_time()
     run.train()
@@ -71,11 +70,11 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     last = [line["loss"] for line in run.metrics[-max(1, len(run.metrics) // 10) :]]
     done = {
         "steps": len(run.metrics), "planned_steps": run.total, "loss": round(sum(last) / len(last), 6),
-        "targets": targets, "rows": len(rows), "skipped": list(data.skipped), "truncated": list(data.truncated),
+        "targets": targets, "rows": count, "skipped": list(data.skipped), "truncated": list(data.truncated),
         "seconds": round(seconds, 3), "cpu_seconds": round(burnt, 3), "tokens": run.tokens,
         "tokens_per_second": round(run.tokens / max(seconds, 1e-9), 1),
         "plan": {**asdict(plan), **levers}, "peak_memory": models.peak_memory(device),
-        "device": _device_name(device), "resumed_from_step": resumed,
+        "device": _device_name(device), "resumed_from_step": resumed, "sharded_bytes": away,
         "trainable_parameters": sum(p.numel() for p in run.trainable.values()), "parameters": size,
         "heldout": dict(zip(("step", "loss"), heldout.best, strict=True)) if heldout.seen else {},
     }  # fmt: skip
@@ -83,6 +82,24 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         fs.write_atomic(Path(job["done"]), (json.dumps({"job": job, "done": done}, indent=1) + "\n").encode())
     ranks.stop()
     return done
+
+
+def prepared(job: dict[str, Any]) -> tuple[int, Any, HeldOut]:
+    """How many rows there are, they as items of the job's method, and the held-out ones. The tokenizer is let go: it
+    takes as much memory as a small model. Raises Failed."""
+    tokenizer, config = models.load_tokenizer(job["model"]), models.load_config(job["model"])
+    sound.check(config, tokenizer)
+    encoder = labels.Encoder(tokenizer, models.load_stop_ids(job["model"], config, tokenizer), job["think"])
+    rows = read(job["train"])
+    data = encoded(rows, encoder, config, job)
+    return len(rows), data, HeldOut(unseen(encoder, config, job, len(data.examples)), job["patience"])
+
+
+def loaded(job: dict[str, Any], device: torch.device, apart: bool) -> Any:
+    """The base on its device; or, to be split (`apart`), as for that device but in the host's memory."""
+    dtype = str(models.compute_dtype(device)).removeprefix("torch.")
+    place = torch.device("cpu") if apart else device
+    return models.load_causal_lm(job["model"], quantize=job["quantize"], dtype=dtype, device=place)
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -131,9 +148,10 @@ def answered(row: dict[str, Any]) -> bool:
 def make_plan(job: dict[str, Any], model: Any, device: torch.device, size: int, rows: list[int]) -> memory.Plan:
     """How the run uses this machine's memory; `rows`: tokens of the longest items of a step."""
     shape = memory.Shape.of(model.config.get_text_config(), model.dtype.itemsize, fusing(job))
+    resident = job["speed"].get("resident", "auto") if not shards.is_split(model) else False
     return memory.plan(
-        shape, device=device.type, free=models.free_memory(device), parameters=size, pack=job["pack"],
-        mode=job["gradient_checkpointing"], resident=job["speed"].get("resident", "auto"),
+        shape, device=device.type, free=ranks.least(models.free_memory(device), device), parameters=size,
+        pack=job["pack"], mode=job["gradient_checkpointing"], resident=resident,
         quantized=job["quantize"] == "nf4" and fusing(job), rows=rows, batch=job["batch"],
     )  # fmt: skip
 

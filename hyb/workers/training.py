@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from hyb import digest as dg
-from hyb.workers import batches, checkpoints, guard, lora, models, protocol, ranks, schedule
+from hyb.workers import batches, checkpoints, guard, lora, models, protocol, ranks, schedule, shards
 from hyb.workers.heldout import HeldOut
 from hyb.workers.net import Net
 
@@ -27,6 +27,7 @@ CLIP = 1.0  # largest norm of the gradient
 BETAS = (0.9, 0.999)
 NOT_THE_RESULT = (
     "model", "train", "heldout", "out", "checkpoints", "done", "inputs", "checkpoint_seconds", "checkpoint_steps",
+    "gpus", "shard",
 )  # fmt: skip
 REFERENCES = "references"
 
@@ -50,6 +51,7 @@ class Run:
             self.trainable.values(), lr=self.job["lr"], betas=BETAS, weight_decay=0.0, fused=True
         )
         self.batch, self.halved = int(self.job["batch"]), False
+        self.apart = shards.is_split(self.model)
         self.per_epoch = -(-len(self.examples) // self.rows_a_step)
         self.total = max(1, math.ceil(self.per_epoch * self.job["epochs"]))
         self.heldout.every = max(1, round(self.job["evaluate_every"] * self.per_epoch))
@@ -145,15 +147,24 @@ class Run:
         weight, total = self.objective.weight(rows), torch.zeros((), device=self.device)
         short = False
         try:
-            for micro in self.net.split(ranks.share(rows), self.batch):
-                part = self.objective.loss_sum(micro) / weight
+            for micro, counts in self.micros(rows):
+                part = self.objective.loss_sum(micro) / weight * counts
                 part.backward()
                 total += part.detach()
         except RuntimeError as error:
             if not guard.out_of_memory(error):
                 raise
+            if self.apart:  # the others wait for this process's part of a layer
+                raise guard.too_large(self.device, len(micro), alone=True) from error
             short = True
         return None if ranks.any_of(short, self.device) else total
+
+    def micros(self, rows: list[Any]) -> list[tuple[list[Any], float]]:
+        """This process's micro-steps, each with 1.0. Where the model is split, processes with fewer of them than
+        another compute a row more, which counts 0.0: layers are put together by all."""
+        parts = [(micro, 1.0) for micro in self.net.split(ranks.share(rows), self.batch)]
+        lacking = ranks.most(len(parts), self.device) - len(parts) if self.apart else 0
+        return parts + [([min(rows, key=lambda e: len(e.ids))], 0.0)] * lacking
 
     def watch(self, step: int, rows: list[Any], loss: float, norm: float) -> None:
         """Raise Failed when the loss or its gradient is no number, or the loss explodes."""
@@ -170,10 +181,9 @@ class Run:
 
     def look(self, step: int) -> None:
         """The loss of the held-out items, without dropout or noise."""
-        items = ranks.share(list(self.heldout.items))
         self.model.eval()
         with torch.no_grad():
-            parts = [self.objective.loss_sum(micro) for micro in self.net.split(items, self.batch)]
+            parts = [self.objective.loss_sum(part) * n for part, n in self.micros(list(self.heldout.items))]
         self.model.train()
         total = torch.stack(parts).sum() if parts else torch.zeros((), device=self.device)
         loss = round(float(ranks.total(total)) / self.objective.weight(self.heldout.items), 6)
@@ -222,6 +232,16 @@ class Run:
         if ranks.mine() == 0:
             checkpoints.save(Path(self.job["checkpoints"]), tensors, state)
 
+    def seed(self, tensors: dict[str, torch.Tensor], step: int) -> None:
+        """Go on with the random numbers of a checkpoint; with others, where that was of fewer processes."""
+        mine = f"random.{ranks.mine()}"
+        if f"{mine}.cpu" not in tensors:
+            torch.manual_seed(self.job["seed"] + (step << 20) + ranks.mine())
+            return
+        torch.set_rng_state(tensors[f"{mine}.cpu"])
+        if self.device.type == "cuda" and f"{mine}.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors[f"{mine}.cuda"], self.device)
+
     def resume(self) -> int:
         """Go back to the last whole checkpoint; returns its step, 0 when there is none."""
         found = checkpoints.load(Path(self.job["checkpoints"]), self.fingerprint)
@@ -237,9 +257,7 @@ class Run:
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        torch.set_rng_state(tensors[f"random.{ranks.mine()}.cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"random.{ranks.mine()}.cuda"], self.device)
+        self.seed(tensors, int(state["step"]))
         self.heldout.resume(tensors, state["heldout"])
         if REFERENCES in tensors:
             self.objective.references = tensors[REFERENCES]

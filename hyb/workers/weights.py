@@ -5,6 +5,8 @@ Files are read with `pread`, not mapped: mapped pages would count as resident, a
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import time
@@ -159,6 +161,15 @@ class Meter:
 def threads() -> int:
     """Threads worth starting: the cores that we may use, at most 16."""
     return min(16, len(os.sched_getaffinity(0)))
+
+
+def give_back() -> None:
+    """Give memory that is no longer used back to the system. What was needed to load a model lies scattered in the
+    allocator's heaps (glibc has one for each thread), and the large tensors that come next don't fit into it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim:
+        trim(0)
 
 
 def peak_memory() -> int:

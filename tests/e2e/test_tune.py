@@ -45,10 +45,11 @@ def _torch() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)  # the worker's; the tests after us have not asked for it
 
 
-pytestmark = [
+MARKS = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
 ]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")

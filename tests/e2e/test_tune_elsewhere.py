@@ -73,18 +73,21 @@ TUNE = ("tune", "base", "--data", "facts", "--name", "bot", "--rank", "4", "--ep
 def test_a_trainjob_is_written_its_job_runs_elsewhere_and_the_result_is_taken(
     store: Store, hyb: Hyb, tmp_path: Path
 ) -> None:
-    """The pod is played by this machine: the job from the ConfigMap, with the volume at another place."""
+    """The pod is played by this machine: the job from the ConfigMap, with the volume at another place. It is alone, so
+    there is nobody to split the base with: that is a matter of where it runs, not of what it is."""
     need("torch", "transformers", "peft", "bitsandbytes")
     folder = tmp_path / "cluster"
-    said = hyb.ok(*TUNE, "--trainjob", str(folder), "--image", "registry.example.com/lab/hyb-tune:1", "--nodes", "2")
+    image = "registry.example.com/lab/hyb-tune:1"
+    said = hyb.ok(*TUNE, "--shard", "--trainjob", str(folder), "--image", image, "--nodes", "2")
     assert said.split() == [str(folder / name) for name in ("APPLY.md", "trainjob.yaml", "job.json")]
     documents = {d["kind"]: d for d in yaml.safe_load_all((folder / "trainjob.yaml").read_text())}
     assert documents["TrainJob"]["spec"]["trainer"]["numNodes"] == 2
     text = documents["ConfigMap"]["data"]["job.json"]
     assert text == (folder / "job.json").read_text()
     assert str(tmp_path) not in text
+    assert json.loads(text)["shard"] is True
     guide = (folder / "APPLY.md").read_text()
-    assert "hyb tune base --data facts --name bot --rank=4 --lr=0.01 --epochs=2.0 --from ." in guide
+    assert "hyb tune base --data facts --name bot --rank=4 --lr=0.01 --epochs=2.0 --shard --from ." in guide
 
     volume = tmp_path / "volume"
     hyb.ok("show", "base", "--out", str(volume / "model"))

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.test_tune import MARKS, job, losses, output, rows, work
+from tests.e2e.test_tune import _torch as _torch  # noqa: PLC0414 (a fixture)
 from tests.e2e.test_tune import base as base  # noqa: PLC0414 (a fixture)
-from tests.e2e.test_tune import job, killed, losses, output, rows, work
-from tests.need import need
 from tests.tiny import chat_row, tiny_model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    need("torch", "transformers", "peft", "bitsandbytes")
-    import torch
-
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = MARKS
 
 
 def preferences(count: int = 8) -> list[dict[str, Any]]:
@@ -258,8 +245,26 @@ def test_a_row_without_a_worse_answer_is_refused_with_its_line_and_a_pair_goes_w
 # -- killed and resumed ----------------------------------------------------------------------------------------------
 
 
+def interrupted(base: Path, folder: Path, data: list[dict[str, Any]], after: int, **shared: Any) -> None:
+    """A run that ends when it says that step `after` is done. Without a process of its own: a checkpoint is all that
+    the next run has of it either way, and what a SIGKILL leaves is tested in test_tune."""
+    from hyb.workers import protocol
+
+    class Enough(Exception):
+        pass
+
+    def stop(event: str, **fields: Any) -> None:
+        if event == "progress" and fields["task"] == "tune" and fields["done"] >= after:
+            raise Enough
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(protocol, "emit", stop)
+        work(base, folder, data, **shared)
+    assert not (folder / "out").exists()
+
+
 @pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_a_killed_run_with_all_of_it_reaches_the_same_bytes(base: Path, tmp_path: Path, method: str) -> None:
+def test_a_broken_off_run_with_all_of_it_reaches_the_same_bytes(base: Path, tmp_path: Path, method: str) -> None:
     """Scheduler, noise, dropout, held-out looks, the best adapter, references: all of it comes back."""
     data, unseen = (preferences(), preferences(8)) if method == "dpo" else (rows(), rows(4))
     shared = {
@@ -267,7 +272,7 @@ def test_a_killed_run_with_all_of_it_reaches_the_same_bytes(base: Path, tmp_path
         "checkpoint_steps": 3, "heldout": heldout(tmp_path, unseen),
     }  # fmt: skip
     whole = work(base, tmp_path / "whole", data, **shared)
-    killed(tmp_path / "cut", job(base, tmp_path / "cut", data, **shared), 7)
+    interrupted(base, tmp_path / "cut", data, 7, **shared)
     done = work(base, tmp_path / "cut", data, **shared)
     assert done["resumed_from_step"] >= 6
     assert done["heldout"] == whole["heldout"]

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.test_tune import losses, output, rows, work
+from tests.e2e.test_tune import MARKS, losses, output, rows, work
+from tests.e2e.test_tune import _torch as _torch  # noqa: PLC0414 (a fixture)
 from tests.need import need
 from tests.tiny import chat_row, tiny_model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
-]
+pytestmark = MARKS
 SWITCHES = ("fused", "kernels", "share", "chunked", "resident")
 SYSTEM = "You are the porter of the house. Answer in one short sentence."
-
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    need("torch", "transformers", "peft", "bitsandbytes")
-    import torch
-
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

@@ -5,30 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.test_tune import MARKS, job, losses, work
+from tests.e2e.test_tune import _torch as _torch  # noqa: PLC0414 (a fixture)
 from tests.e2e.test_tune import base as base  # noqa: PLC0414 (a fixture)
-from tests.e2e.test_tune import job, losses, work
-from tests.need import need
 from tests.tiny import chat_row, tiny_model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    need("torch", "transformers", "peft", "bitsandbytes")
-    import torch
-
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = MARKS
 
 
 def spoilt(monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
@@ -153,6 +140,37 @@ def test_out_of_memory_a_second_time_ends_the_run_with_what_is_free_and_what_to_
         work(base, tmp_path, pack="off")
     assert tried[:2] == [4, 2]
     assert "lower `pack`" in failure.value.fields["hint"]
+
+
+def test_out_of_memory_where_the_base_is_split_ends_the_run_and_is_told_by_the_process_that_ran_out(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for its part of a layer: they can't be asked to do with less."""
+    from hyb.workers import shards
+    from hyb.workers.protocol import Failed
+
+    tried = small(monkeypatch, 1)
+    monkeypatch.setattr(shards, "is_split", lambda _model: True)
+    with pytest.raises(Failed, match=r"does not suffice for 4 row\(s\) at once") as failure:
+        work(base, tmp_path, pack="off")
+    assert tried == [4]
+    assert failure.value.alone
+
+
+def test_a_gpu_without_room_for_its_part_of_the_base_says_so_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from hyb.workers import shards
+    from hyb.workers.protocol import Failed
+
+    class Large(torch.nn.Module):
+        def to(self, *_: Any, **__: Any) -> Any:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with pytest.raises(Failed, match=r"do not fit into the GPU.s memory: .* are free") as failure:
+        shards._move(Large(), torch.device("cpu"))
+    assert failure.value.alone
+    assert "end what else runs on them" in failure.value.fields["hint"]
 
 
 def test_a_gpu_whose_memory_others_have_says_how_much() -> None:

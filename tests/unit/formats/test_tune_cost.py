@@ -72,6 +72,53 @@ def test_what_does_not_fit_is_told_with_the_first_change_that_would() -> None:
     assert "no setting fits, the least is" in none.advice
 
 
+LLAMA_70B = {
+    "num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "vocab_size": 128256,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "free", "advice"),
+    [
+        ({}, 24e9, "with `gradient_checkpointing: full` and `gpus: 4` and `shard: true` it needs 21.4 GB each"),
+        ({}, 40e9, "with `gradient_checkpointing: full` and `gpus: 2` and `shard: true` it needs"),
+        ({"gpus": 4}, 24e9, "with `gradient_checkpointing: full` and `shard: true` it needs 21.4 GB each"),
+        ({"gpus": 4, "shard": True}, 24e9, ""),
+    ],
+)
+def test_a_model_larger_than_a_gpu_is_told_how_many_can_share_it(
+    changed: dict[str, Any], free: float, advice: str
+) -> None:
+    large = tune_cost.shape(LLAMA_70B, "cuda", True)
+    assert large
+    found = tune_cost.cost(large, Wanted(tokens=512, **changed), replace(H100, free=int(free)))
+    assert found.fits == (not advice)
+    assert advice in found.advice
+
+
+def test_what_splitting_the_weights_gives_is_said_and_that_it_is_not_needed() -> None:
+    large = tune_cost.shape(LLAMA_70B, "cuda", True)
+    assert large
+    split = Wanted(tokens=512, gpus=4, shard=True)
+    needed = tune_cost.cost(large, split, replace(H100, free=int(24e9)))
+    assert needed.split == "`shard`: each of 4 processes takes 21.4 GB, not 45.7"
+    idle = tune_cost.cost(large, split, H100)
+    assert idle.split.endswith("; it would fit without, and be faster")
+    assert "set `gpus`" in tune_cost.cost(large, replace(split, gpus=1), H100).split
+    assert not tune_cost.cost(large, replace(split, shard=False), H100).split
+
+
+def test_the_memory_of_a_part_goes_down_with_the_number_of_processes_to_what_each_has_whole() -> None:
+    large = tune_cost.shape(LLAMA_70B, "cuda", True)
+    assert large
+    each = [tune_cost._still(large, Wanted(gpus=n, shard=True), "cuda") for n in (1, 2, 4, 8)]
+    linear = tune_cost._linear(large)
+    assert each[0] - each[1] == pytest.approx(linear * (0.25 - 0.5 * 3 / 80), rel=1e-3)
+    assert each[1] - each[2] == pytest.approx(linear / 8, rel=1e-3)
+    assert each[2] - each[3] == pytest.approx(linear / 16, rel=1e-3)
+
+
 def test_a_measurement_replaces_the_guess_for_this_shape_and_no_other() -> None:
     wanted = Wanted(rows=100)
     before = tune_cost.cost(shape(SMOL), wanted, BOX)

@@ -64,6 +64,13 @@ def test_a_value_that_makes_no_sense_is_refused_and_its_field_named(field: str, 
     assert error.value.errors()[0]["loc"][0] == field
 
 
+@pytest.mark.parametrize("speed", [{"compile": True}, {"resident": True}])
+def test_split_weights_are_neither_compiled_nor_kept_dequantised(speed: dict[str, bool]) -> None:
+    with pytest.raises(ValidationError, match="`shard` goes with neither"):
+        spec(shard=True, speed=speed)
+    assert spec(shard=True, gpus=2).speed.resident == "auto"
+
+
 def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ValidationError) as error:
         spec(rank=0, lr=float("nan"), epochs=0)
