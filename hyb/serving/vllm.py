@@ -127,7 +127,10 @@ def _rank(rank: int) -> int:
 
 def _rank_of(adapter: Path) -> int:
     try:
-        return int(json.loads((adapter / "adapter_config.json").read_bytes())["r"])
+        settings = json.loads((adapter / "adapter_config.json").read_bytes())
+        if settings.get("use_dora"):
+            raise child.UnableError(f"`{adapter}` was trained with DoRA, which vLLM has not")
+        return int(settings["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise child.UnableError(f"`{adapter}` is no PEFT adapter: its `adapter_config.json` can't be read") from error
 

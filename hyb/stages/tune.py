@@ -242,7 +242,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         "base": model.digest, "data": data.digest, "rank": spec.rank, "alpha": spec.alpha, "quantize": spec.quantize,
         "think": spec.think, "method": spec.method, "steps": done["steps"], "loss": done["loss"],
         "target_modules": done["targets"],
-        **reasoned,
+        **reasoned, **({"dora": True} if spec.dora else {}),
     }  # fmt: skip
     if family := pinned.pair(model, store):
         meta["templates"] = family.as_json()
