@@ -255,12 +255,18 @@ class GgufSpeaker:
 
         import xllamacpp
 
+        from hyb import templates
+        from hyb.hub import checks
+
         self.max_tokens = max_tokens
         self.key = secrets.token_urlsafe(24)
         params = xllamacpp.CommonParams()
         params.model.path = path
         params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [self.key]
         params.ui, params.warmup, params.offline = False, False, True
+        own = str(checks.gguf(Path(path)).metadata.get("tokenizer.chat_template") or "")
+        if (pinned := templates.inference_of(own)) != own:
+            params.chat_template = pinned  # a GGUF of somebody else's carries what the family shipped
         params.n_parallel = 1  # rows of one batch are rounded otherwise than each alone
         # a token is at least a byte of text; 1024 for what the template adds
         longest = max(len(json.dumps(q.messages, ensure_ascii=False).encode()) for q in questions)
@@ -291,7 +297,7 @@ class GgufSpeaker:
             yield Said(index, text, thinking, reply["usage"]["completion_tokens"], choice["finish_reason"] == "stop")
 
     def _prompt(self, messages: list[dict[str, str]]) -> str:
-        """A conversation as the file's template writes it."""
+        """A conversation as the template writes it."""
         return str(self._post("/apply-template", {"messages": messages})["prompt"])
 
     def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
