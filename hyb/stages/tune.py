@@ -191,6 +191,7 @@ def on_machine(
         return replace(plan, notes=("what it costs is known when the model is here: its shape is not known yet",))
     found = tune_cost.cost(shape, wanted(spec, inputs.get(spec.data)), here)
     how = "measured by an earlier run" if found.measured else "a guess, until the first run has measured it"
+    how += here.crowded()
     said = f"on {here.name}: {found.micro} tokens at once, activation checkpointing {found.mode}; speed is {how}"
     return replace(
         plan, memory=found.memory, seconds=found.seconds, rate=found.rate,
