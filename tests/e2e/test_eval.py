@@ -217,6 +217,7 @@ def test_a_model_is_compared_with_a_running_endpoint(lab: Lab, tmp_path: Path) -
     assert report["paired"]["recall"]["gained"] == 7
     assert "perplexity_before" not in report["scores"], "no endpoint tells it"
     assert "perplexity" in report["scores"]
+    assert any(n.startswith("perplexity: not measured at the endpoint") for n in report["notes"])
 
 
 def test_a_perplexity_is_what_plain_transformers_says_and_llama_cpp_too(lab: Lab, tmp_path: Path) -> None:
