@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hyb.workers import labels, models, protocol
+from hyb.workers import labels, models, pieces, protocol
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -54,24 +54,13 @@ def _row(encoder: labels.Encoder, tokenizer: Any, row: dict[str, Any], why: str 
     except ValueError as problem:
         return {"where": labels.where(row), "problem": str(problem), "sequences": []}
     sequences = [
-        [[i, t, label != labels.IGNORED] for i, t, label in zip(e.ids, _texts(tokenizer, e.ids), e.labels, strict=True)]
+        [
+            [i, t, label != labels.IGNORED]
+            for i, t, label in zip(e.ids, pieces.texts(tokenizer, e.ids), e.labels, strict=True)
+        ]
         for e in examples
     ]
     return {"where": labels.where(row), "problem": "", "sequences": sequences}
-
-
-def _texts(tokenizer: Any, ids: tuple[int, ...]) -> list[str]:
-    """The text that each token adds to those before it."""
-    texts, held = [], []
-    for token in ids:
-        held.append(token)
-        text = tokenizer.decode(held, clean_up_tokenization_spaces=False)
-        if text.endswith("\ufffd") and len(held) < 8:  # the character goes on in the next token
-            texts.append("")
-            continue
-        texts.append(text)
-        held = []
-    return texts
 
 
 if __name__ == "__main__":
