@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # oracles.sh FOLDER: what the tests check documents against and Debian stable of this machine lacks, each from its own
 # publisher: Podman's Quadlet generator, the Compose schema and kustomize out of Debian 13's packages (signed; apt checks
-# that), the Gateway API's schema and axe-core from npm, KServe's Python models and podman-compose from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
+# that), the Gateway API's schema and axe-core from npm, KServe's Python models, podman-compose and
+# lm-evaluation-harness from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
 # what can't be had is said, and its tests skip.
 set -euo pipefail
 folder=$(realpath "$1")
@@ -60,6 +61,12 @@ if $pip download --no-deps -d "$folder/wheels" kubeflow-trainer-api==2.3.0; then
   found HYB_KUBEFLOW "$(ls "$folder"/wheels/kubeflow_trainer_api-*.whl)" kubeflow
 else
   missing "no kubeflow-trainer-api from PyPI"
+fi
+# in a folder of its own: with scikit-learn and pandas installed, transformers loads otherwise
+if $pip install --no-deps --target "$folder/harness" -r "$(dirname "$0")/harness.txt"; then
+  found HYB_HARNESS "$folder/harness" harness
+else
+  missing "no lm-evaluation-harness from PyPI"
 fi
 if $pip install --target "$folder/podman-compose" podman-compose==1.6.0; then
   found HYB_PODMAN_COMPOSE "$folder/podman-compose" podman_compose

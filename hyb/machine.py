@@ -24,7 +24,8 @@ def here(device: str = "auto") -> Machine:
     """This machine as a run on `device` (auto, cuda, cpu) would find it."""
     cores = len(os.sched_getaffinity(0))
     if device != "cpu" and (gpu := _gpu()):
-        return Machine("cuda", gpu[0], gpu[1], cores, measured())
+        name, free, taken = gpu
+        return Machine("cuda", name, free, cores, measured(), taken)
     return Machine("cpu", "the CPU", _free(), cores, measured())
 
 
@@ -53,14 +54,16 @@ def _file(environ: Mapping[str, str] = os.environ) -> Path:
     return places.data_home(environ) / FILE
 
 
-def _gpu() -> tuple[str, int] | None:
-    """Name and free bytes of the first GPU, as `nvidia-smi` says."""
+def _gpu() -> tuple[str, int, int] | None:
+    """Name, free bytes, and bytes that others have, of the first GPU, as `nvidia-smi` says."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not engine.which("nvidia-smi"):
         return None
-    ask = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
+    ask = ["nvidia-smi", "--query-gpu=name,memory.free,memory.used", "--format=csv,noheader,nounits"]
     done = engine.run(ask, check=False, timeout=20)
-    name, _, free = done.stdout.decode(errors="replace").partition("\n")[0].rpartition(",")
-    return (name.strip(), int(free) << 20) if done.returncode == 0 and name and free.strip().isdigit() else None
+    fields = done.stdout.decode(errors="replace").partition("\n")[0].rsplit(",", 2)
+    if done.returncode or len(fields) != 3 or not all(f.strip().isdigit() for f in fields[1:]):
+        return None
+    return fields[0].strip(), int(fields[1]) << 20, int(fields[2]) << 20
 
 
 def _free() -> int:

@@ -22,7 +22,6 @@ MODULES = {
     "bitsandbytes",
     "xllamacpp",
     "openai",
-    "lm_eval",
     "jsonschema",
     "kubernetes_validate",
 }
@@ -52,6 +51,7 @@ ORACLES = {
     "gateway_api": "HYB_GATEWAY_API",
     "axe": "HYB_AXE",
     "kubeflow": "HYB_KUBEFLOW",
+    "harness": "HYB_HARNESS",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
@@ -72,6 +72,8 @@ def absent(name: str) -> str:
         return "" if shutil.which(PROGRAMS[name]) else f"the program `{PROGRAMS[name]}` is not installed"
     if name == "kustomize":
         return "" if kustomize() else "no kustomize 5 (HYB_KUSTOMIZE; `.ci/oracles.sh` fetches it)"
+    if name == "harness" and importlib.util.find_spec("lm_eval"):
+        return ""
     if name in ORACLES:
         return "" if oracle(name) else f"no `{name}` ({ORACLES[name]}; `.ci/oracles.sh` fetches it)"
     if name == "route_crd":

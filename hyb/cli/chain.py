@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyb.cli import tune_options as more
 from hyb.cli.registry import TlsOption, tls
 from hyb.cli.session import Session, command
 
@@ -101,6 +102,23 @@ def tune(
     targets: Annotated[
         str | None, typer.Option("--targets", metavar="LIST", help="all-linear, or modules with commas.")
     ] = None,
+    dropout: more.Dropout = None,
+    dora: more.Dora = False,
+    rslora: more.Rslora = False,
+    neftune: more.Neftune = None,
+    beta: more.Beta = None,
+    warmup: more.Warmup = None,
+    decay: more.Decay = None,
+    evaluate_every: more.EvaluateEvery = None,
+    grad_accum: more.GradAccum = None,
+    long: more.Long = None,
+    think_tokens: more.ThinkTokens = None,
+    pack: more.Pack = None,
+    checkpointing: more.Checkpointing = None,
+    speed: more.Switches = None,
+    group_by_length: more.Group = None,
+    deterministic: more.Deterministic = False,
+    device: more.Device = None,
     think: Annotated[
         str | None, typer.Option("--think", metavar="keep|empty|generate", help="How reasoning models are trained.")
     ] = None,
@@ -145,6 +163,10 @@ def tune(
     wanted = targets.split(",") if targets and "," in targets else targets
     chain.add(
         name or f"{base}-tuned", stage="tune", model=base, data=rows, quantize=quantize, rank=rank, alpha=alpha, lr=lr,
+        dropout=dropout, dora=dora or None, rslora=rslora or None, neftune=neftune, beta=beta, warmup=warmup,
+        decay=decay, evaluate_every=evaluate_every, grad_accum=grad_accum, long=long, think_tokens=think_tokens,
+        pack=pack, gradient_checkpointing=checkpointing, speed=more.switches(speed), group_by_length=group_by_length,
+        deterministic=deterministic or None, device=device,
         epochs=epochs, batch=batch, max_length=max_length, targets=wanted, think=think, seed=seed,
         method=method, schedule=schedule, patience=patience, gpus=gpus, shard=shard or None,
     )  # fmt: skip

@@ -19,11 +19,21 @@ RecipeArgument = Annotated[
     typer.Argument(metavar="[RECIPE]", help="A recipe's folder or file; the current folder when not given."),
 ]
 ToOption = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Only this stage and what it needs.")]
+InOption = Annotated[
+    str, typer.Option("--in", metavar="podman", help="Tune in a container without a network.", show_default=False)
+]
 UpdateOption = Annotated[bool, typer.Option("--update", help="Pin moving sources anew.")]
 
 
 @command
-def run(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update: UpdateOption = False) -> None:
+def run(
+    s: Session,
+    recipe: RecipeArgument = None,
+    to: ToOption = None,
+    update: UpdateOption = False,
+    inside: InOption = "",
+    image: Annotated[str, typer.Option("--image", metavar="IMAGE", help="The tuner's image, with --in podman.")] = "",
+) -> None:
     """Run what is not done yet, and write hyb.lock.
 
     A stage whose inputs have not changed is taken from the store. Killed at any moment, the next run goes on.
@@ -32,11 +42,15 @@ def run(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update: 
     """
     from hyb import lock
     from hyb import recipe as recipes
+    from hyb.cli import tuning
     from hyb.run import run as run_recipe
 
+    container, _ = tuning.options(inside, image, None)
     path = recipes.find(recipe)
     whole = recipes.read(path)
-    options = s.options(path.with_name(lock.FILE), update=update)
+    if container:
+        tuning.require(whole)
+    options = s.options(path.with_name(lock.FILE), update=update, container=container)
     if s.dry_run:
         _show_plan(s, whole.upto(to), options)
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hyb.cli.chain import Chain
     from hyb.cli.session import Session
+    from hyb.recipe import Recipe
 
 
 def options(inside: str, image: str, trained: Path | None) -> tuple[str, Path | None]:
@@ -19,10 +20,20 @@ def options(inside: str, image: str, trained: Path | None) -> tuple[str, Path | 
     if inside not in ("", "podman"):
         raise HybError(f"`--in {inside}` is unknown", hint="only `--in podman`", code=Exit.USAGE)
     if image and not inside:
-        raise HybError("`--image` is for `--in podman` or `--trainjob`", hint="see `hyb tune --help`", code=Exit.USAGE)
+        raise HybError(
+            "`--image` is for `--in podman`, or `--trainjob` of `hyb tune`", hint="add `--in podman`", code=Exit.USAGE
+        )
     if inside and trained:
         raise HybError("give `--in` or `--from`, not both", hint="see `hyb tune --help`", code=Exit.USAGE)
     return (image or IMAGE) if inside else "", trained
+
+
+def require(recipe: Recipe) -> None:
+    """Raise HybError (exit 2) for a recipe that trains nothing."""
+    from hyb.errors import Exit, HybError
+
+    if not any(e.stage == "tune" for e in recipe.entries):
+        raise HybError("`--in` is for tune stages, and the recipe has none", hint="leave it out", code=Exit.USAGE)
 
 
 @dataclass(frozen=True)

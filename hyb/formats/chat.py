@@ -136,6 +136,9 @@ def message(role: str, content: Any, where: str, extra: Object | None = None) ->
         if calls:
             made["tool_calls"] = calls
         made["train"] = _trained(extra, where)
+        spans = _spans(extra, content, len(text), where)
+        if spans is not None:
+            made |= {"train": made["train"] and bool(spans)} | ({"spans": spans} if spans else {})
     return made
 
 
@@ -189,14 +192,47 @@ def _calls(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _trained(extra: Object, where: str) -> bool:
-    if extra.get("train_detail"):
-        raise RowError(f"`{where}` has `train_detail`: parts of an answer can't be left out here; use `segments`")
     weight = extra.get("weight", extra.get("train"))
     if weight is None:
         return True
     if weight not in (0, 1):
         raise RowError(f"`{where}` has weight `{clip(str(weight))}`; it is 0 or 1")
     return bool(weight)
+
+
+def _spans(extra: Object, content: Any, length: int, where: str) -> list[list[int]] | None:
+    """The parts of an answer that are learnt, `[begin, end)` in characters; None: all of it.
+
+    From `train_detail` (Axolotl's: its `end_offset` is the last character; what no entry names is not learnt), from
+    `train` or `weight` of parts of the content, or our own `spans`. Raises RowError.
+    """
+    if detail := extra.get("train_detail"):
+        found = [
+            _detail(d, f"{where}.train_detail[{n}]") for n, d in enumerate(list_of(detail, f"{where}.train_detail"))
+        ]
+    elif (own := extra.get("spans")) and _own(own):
+        found = [(begin, end, True) for begin, end in own]
+    elif isinstance(content, list) and any(p.get("train") is not None or p.get("weight") is not None for p in content):
+        ends = list(itertools.accumulate(len(p["text"]) for p in content))
+        found = [(e - len(p["text"]), e, _trained(p, where)) for p, e in zip(content, ends, strict=True)]
+    else:
+        return None
+    if any(not 0 <= begin < end <= length for begin, end, train in found if train):
+        raise RowError(f"`{where}` learns a part of its answer that is not within its {length} characters")
+    return [[begin, end] for begin, end, train in sorted(found) if train]
+
+
+def _own(value: Any) -> bool:
+    """Whether these are spans of ours; others' data have other things by this name."""
+    pairs = isinstance(value, list) and all(isinstance(s, list) and len(s) == 2 for s in value)
+    return pairs and all(type(n) is int for span in value for n in span)
+
+
+def _detail(value: Any, where: str) -> tuple[int, int, bool]:
+    begin, end = (value.get(k) if isinstance(value, Mapping) else None for k in ("begin_offset", "end_offset"))
+    if type(begin) is not int or type(end) is not int or not isinstance(value.get("train"), bool):
+        raise RowError(f"`{where}` needs `begin_offset` and `end_offset`, whole numbers, and `train`, true or false")
+    return begin, end + 1, value["train"]
 
 
 def _content(value: Any, where: str) -> str:

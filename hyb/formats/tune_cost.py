@@ -37,13 +37,19 @@ class Measured:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run would go. `free`: bytes that may be taken; `cores`: of the CPU. `measured`: by `key`."""
+    """Where a run would go. `free`: bytes that may be taken; `cores`: of the CPU. `measured`: by `key`. `taken`: bytes
+    of a GPU that others have."""
 
     device: str
     name: str
     free: int
     cores: int
     measured: Mapping[str, Measured] = field(default_factory=dict)
+    taken: int = 0
+
+    def crowded(self) -> str:
+        """What others have of the GPU, said; "" when it is next to nothing (a driver's own, a screen)."""
+        return f"; {self.taken / 1e9:.1f} GB are taken by other programs (`nvidia-smi`)" if self.taken > 1e9 else ""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def choose(
             f"`{short(given.digest)}` is a {given.kind}; a model, an adapter or an image of a model can be served",
             hint="`hyb ls` shows the kind of each",
         )
-    best, why = _best(model, adapter, vllm)
+    dora = any(a.meta.get("dora") for a in (adapter, *(a for _, a in beside)) if a)
+    best, why = _best(model, adapter, vllm and not dora)
     if engine == "auto":
         engine = best
     elif engine not in ENGINES:
@@ -69,6 +70,9 @@ def choose(
         )
     elif engine != best and LLAMA in (engine, best):
         raise HybError(f"`{engine}` can't serve `{short(given.digest)}`: {why}", hint=_way(engine))
+    if engine == VLLM and dora:
+        raise HybError("vLLM can't put an adapter that was trained with DoRA on its base",
+                       hint="`hyb export` merges it; or choose the transformers engine")  # fmt: skip
     if engine == TRANSFORMERS and parallel > 1:
         raise HybError(
             "the transformers engine answers one request at a time, in the order they came",

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyb import templates
 from hyb.errors import HybError
 from hyb.serving import child
 
@@ -55,6 +56,8 @@ class Facts:
     """Its template opens a `<think>`."""
     calls: bool = False
     """Its template knows tools, in the form of Hermes and Qwen."""
+    template: str = ""
+    """The file of its family's pinned template, where its own is another; "" for its own."""
 
 
 def command(program: Sequence[str], job: child.Job, facts: Facts) -> list[str]:
@@ -67,6 +70,7 @@ def command(program: Sequence[str], job: child.Job, facts: Facts) -> list[str]:
     line = [*program, "serve", job.model, "--uds", job.socket, "--served-model-name", name]
     line += ["--max-model-len", str(job.context), "--max-num-seqs", str(job.parallel)]
     line += ["--disable-uvicorn-access-log"]
+    line += ["--chat-template", facts.template] if facts.template else []
     line += ["--reasoning-parser", "deepseek_r1"] if facts.thinks else []
     line += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"] if facts.calls else []
     if adapters:
@@ -114,8 +118,10 @@ def look(job: child.Job) -> Facts:
     ranks = [
         _rank_of(Path(path)) for path in (*([job.adapter] if job.adapter else ()), *(a.path for a in job.adapters))
     ]
-    template = _template(Path(job.model))
-    return Facts(max(ranks, default=0), "<think>" in template, "<tool_call>" in template)
+    own = _template(Path(job.model))
+    asked = templates.inference_of(own)
+    pinned = templates.file(asked) if asked != own else None
+    return Facts(max(ranks, default=0), "<think>" in asked, "<tool_call>" in asked, str(pinned or ""))
 
 
 def _rank(rank: int) -> int:
@@ -127,7 +133,10 @@ def _rank(rank: int) -> int:
 
 def _rank_of(adapter: Path) -> int:
     try:
-        return int(json.loads((adapter / "adapter_config.json").read_bytes())["r"])
+        settings = json.loads((adapter / "adapter_config.json").read_bytes())
+        if settings.get("use_dora"):
+            raise child.UnableError(f"`{adapter}` was trained with DoRA, which vLLM has not")
+        return int(settings["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise child.UnableError(f"`{adapter}` is no PEFT adapter: its `adapter_config.json` can't be read") from error
 
@@ -135,7 +144,7 @@ def _rank_of(adapter: Path) -> int:
 def _template(model: Path) -> str:
     """The chat template's text; "" for none."""
     try:
-        return (model / "chat_template.jinja").read_text()
+        return (model / "chat_template.jinja").read_text(encoding="utf-8")
     except OSError:
         pass
     try:

@@ -117,10 +117,6 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
     rival = inputs.get(spec.against) if spec.against else None
     if rival and rival.kind == "adapter" and rival.meta.get("format") == "gguf":
         raise HybError(f"`{spec.against}` is an adapter in GGUF", hint="name the trained adapter")
-    if spec.tasks and model and model.meta.get("format") == "gguf":
-        raise HybError(
-            "tasks of lm-evaluation-harness need a safetensors model", hint="evaluate what the GGUF is made of"
-        )
     counts = data.meta.get("counts", {}) if data else {}
     asked = counts.get("holdout", 0) + counts.get("control", 0)
     gguf = any(m is not None and m.meta.get("format") == "gguf" for m in (model, rival))
@@ -161,6 +157,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
             f"the gate has {error}, which could not be measured",
             hint="take this bound off the gate, or leave `surely` out",
         ) from error
+    report["notes"] = [*report["notes"], *_unmeasured(spec)]
     document = {
         "model": model.digest, "data": data.digest, "name": _name(model, context), "max_tokens": spec.max_tokens,
         **report, "failed": reports.failed(report), "card": exam.card(model, data, context),
@@ -253,6 +250,15 @@ def _part(name: str, model: Artifact, context: Context, *, quantize: str = "none
     engine.require(["torch", "transformers", "peft"], "tune", "eval")
     return {"name": name, "format": "safetensors", "model": str(folder), "adapter": "", "quantize": quantize,
             "context": model.meta.get("context")}  # fmt: skip
+
+
+def _unmeasured(spec: Spec) -> list[str]:
+    """What of the wishes an endpoint leaves open."""
+    blind = [
+        word for word, wanted in (("perplexity", spec.measures), ("tasks", spec.tasks)) if wanted and spec.endpoint
+    ]
+    why = "which answers questions and tells no probability of a given text"
+    return [f"{' and '.join(blind)}: not measured at the endpoint, {why}"] if blind else []
 
 
 _PARTS = {"recall": "holdout", "refused": "holdout", "perplexity": "holdout", "control": "control"}

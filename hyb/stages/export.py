@@ -161,6 +161,11 @@ def _refuse(spec: Spec, given: Artifact) -> None:
             f"`{spec.model}` is a model, and `format: lora-gguf` writes an adapter",
             hint="name an adapter, or choose `format: gguf`",
         )
+    if spec.format == "lora-gguf" and given.meta.get("dora"):
+        raise HybError(
+            f"`{spec.model}` was trained with DoRA, and llama.cpp can put only plain LoRA on a base",
+            hint="merge it: `format: gguf`",
+        )
     if given.kind == "model" and spec.format == "safetensors" and not spec.quantize:
         raise HybError(
             f"`{spec.model}` is a safetensors model already",

@@ -199,6 +199,7 @@ def on_machine(
         return replace(plan, notes=("what it costs is known when the model is here: its shape is not known yet",))
     found = tune_cost.cost(shape, wanted(spec, inputs.get(spec.data)), here)
     how = "measured by an earlier run" if found.measured else "a guess, until the first run has measured it"
+    how += here.crowded()
     said = f"on {here.name}: {found.micro} tokens at once, activation checkpointing {found.mode}; speed is {how}"
     return replace(
         plan, memory=found.memory, seconds=found.seconds, rate=found.rate,
@@ -250,7 +251,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         "base": model.digest, "data": data.digest, "rank": spec.rank, "alpha": spec.alpha, "quantize": spec.quantize,
         "think": spec.think, "method": spec.method, "steps": done["steps"], "loss": done["loss"],
         "target_modules": done["targets"],
-        **reasoned,
+        **reasoned, **({"dora": True} if spec.dora else {}),
     }  # fmt: skip
     if family := pinned.pair(model, store):
         meta["templates"] = family.as_json()

@@ -70,6 +70,12 @@ def inference_of(template: str) -> str:
     return found.inference if found else template
 
 
+def file(inference: str) -> Path | None:
+    """The file with this inference template, for a program that takes a path; None when no family has it."""
+    found = pair_of(inference)
+    return _HERE / found.family / "inference.jinja" if found else None
+
+
 @cache
 def reasoning_prompt() -> str:
     """How a model is told an answer whose reasoning it is to write; fields `{question}` and `{answer}`."""

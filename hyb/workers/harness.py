@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness on a model that is loaded already, through the harness's own API.
+"""Tasks of lm-evaluation-harness on a model that is loaded already, in torch or in llama.cpp, through its own API.
 
 Nothing is fetched: workers run with the hub offline, so a task's data set must be in the Hugging Face cache, or the
 task be one of a folder of one's own that reads local files. Imported by `score` where tasks are asked for.
@@ -17,14 +17,21 @@ _FIRST = ("acc_norm", "acc", "exact_match", "f1", "word_perplexity", "perplexity
 """The metric that stands for a task: the first of these that it has, else its first."""
 
 
-def run(model: Any, tokenizer: Any, tasks: Mapping[str, Any], *, batch: int, seed: int) -> dict[str, Any]:
-    """`tasks`: {"names", "folder": of tasks of one's own or "", "limit": documents of each, 0 for all}.
+def of_torch(model: Any, tokenizer: Any, batch: int) -> Any:
+    """A model of transformers' as the harness takes it."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+
+
+def run(model: Any, tasks: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+    """`model`: as the harness takes it. `tasks`: {"names", "folder": of tasks of one's own or "", "limit": documents of
+    each, 0 for all}.
 
     Returns task → {"metric", "value", "stderr", "metrics"}. Raises Failed: a task that is not known, or whose data are
     not here.
     """
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     protocol.progress("tasks of lm-evaluation-harness", 0, len(tasks["names"]), "task")
@@ -35,10 +42,9 @@ def run(model: Any, tokenizer: Any, tasks: Mapping[str, Any], *, batch: int, see
             f"lm-evaluation-harness has no task `{unknown[0]}`",
             hint=f"there are {near}" if near else "`tasks_folder` names a folder with tasks of your own",
         )
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
     results: dict[str, Any] = {}
     for number, name in enumerate(tasks["names"]):
-        results[name] = _one(lm_eval, wrapped, manager, name, int(tasks["limit"]) or None, seed)
+        results[name] = _one(lm_eval, model, manager, name, int(tasks["limit"]) or None, seed)
         protocol.progress("tasks of lm-evaluation-harness", number + 1, len(tasks["names"]), "task")
     return results
 

@@ -19,9 +19,10 @@ from typing import Any
 from jinja2 import TemplateError
 
 from hyb import templates
+from hyb.workers import pieces
 from hyb.workers.protocol import Failed
 
-IGNORED = -100
+IGNORED = pieces.IGNORED
 """The label of a token that carries no loss."""
 
 SHOWN = 50  # mistakes
@@ -128,10 +129,12 @@ class Encoder:
                 answer = self._calls(messages[: i + 1], text, row.get("tools"))
             else:
                 answer = self._answer(messages[: i + 1], text, row.get("tools"))
+            spans = message.get("spans")
+            learnt = pieces.masked(self.tokenizer, answer, message["content"], spans) if spans else answer
             if prompt[: len(ids)] != ids:
                 examples.append(Example(tuple(ids), tuple(labels), where(row)))
                 ids, labels = [], []
-            labels += [IGNORED] * (len(prompt) - len(labels)) + answer
+            labels += [IGNORED] * (len(prompt) - len(labels)) + learnt
             ids = prompt + answer
         if not ids:
             raise ValueError("no answer of the assistant to learn from")

@@ -1,9 +1,10 @@
 """Merge a LoRA adapter into its base model, one block of rows at a time, from safetensors to safetensors.
 
 W + scaling · B @ A, in float32, cast once to the type that W has (or to bfloat16 or float16: a number too large for it
-is an error that names the tensor). The result is never a 4-bit one: its rounding would swallow what was learnt. But W
-may be the values that the base has in 4 bits (`values: nf4`): an adapter that was trained on those was trained to make
-up for their rounding, and what comes out is the model that was trained. Such a weight is unpacked whole.
+is an error that names the tensor). DoRA gives each row of that sum the length that was trained for it. The result is
+never a 4-bit one: its rounding would swallow what was learnt. But W may be the values that the base has in 4 bits
+(`values: nf4`): an adapter that was trained on those was trained to make up for their rounding, and what comes out is
+the model that was trained. Such a weight is unpacked whole.
 
 The product of the factors is formed in float64, so that its last bit does not hang on the order in which a machine's
 BLAS adds, and the result is the same bytes everywhere.
@@ -22,10 +23,12 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hyb import templates
 from hyb.formats import gguf_vocab, lora
@@ -36,8 +39,25 @@ from hyb.workers.protocol import Failed, main
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _DTYPES = {"bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}  # of the job → safetensors, config.json
-Delta = tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]
-"""scaling · B and A of one weight."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """How one weight changes: scaling · B, A, and with DoRA the length of each row. All float64."""
+
+    b: npt.NDArray[np.float64]
+    a: npt.NDArray[np.float64]
+    length: npt.NDArray[np.float64] | None
+
+    def applied(self, values: wt.Floats, start: int, stop: int) -> wt.Floats:
+        """Rows `start` to `stop` of the weight, changed."""
+        values += (self.b[start:stop] @ self.a).astype(np.float32)
+        if self.length is None:
+            return values
+        norm = np.sqrt(np.square(values, dtype=np.float64).sum(axis=1))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros has no direction: `finite` tells of it
+            values *= (self.length[start:stop] / norm).astype(np.float32)[:, None]
+        return values
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -66,16 +86,21 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 def _deltas(adapter: Path, base: Mapping[str, st.Tensor]) -> dict[str, Delta]:
     """The factors of every weight that changes. They stay in memory: a few per cent of the model."""
-    factor = lora.scaling(wt.read_json(adapter / "adapter_config.json"))
-    found = lora.pairs(st.read_folder(adapter), base)
+    settings = wt.read_json(adapter / "adapter_config.json")
+    factor = lora.scaling(settings, dora=True)
+    found = lora.pairs(st.read_folder(adapter), base, dora=bool(settings.get("use_dora")))
     deltas: dict[str, Delta] = {}
     with wt.Files() as files:
-        files.open(t for pair in found.values() for t in (pair.a, pair.b))
+        files.open(t for pair in found.values() for t in (pair.a, pair.b, pair.length) if t)
+
+        def read(tensor: st.Tensor) -> npt.NDArray[np.float64]:
+            values = files.floats(tensor)
+            wt.finite(values, tensor.name)
+            return values.astype(np.float64)
+
         for name, pair in found.items():
-            a, b = files.floats(pair.a), files.floats(pair.b)
-            wt.finite(a, pair.a.name)
-            wt.finite(b, pair.b.name)
-            deltas[name] = (b.astype(np.float64) * factor, a.astype(np.float64))
+            length = read(pair.length) if pair.length else None
+            deltas[name] = Delta(read(pair.b) * factor, read(pair.a), length)
     return deltas
 
 
@@ -133,8 +158,7 @@ def _write_shard(
             if tensor.name in rounded:
                 values = _nf4(values)
             if tensor.name in deltas:
-                b, a = deltas[tensor.name]
-                values += (b[start:stop] @ a).astype(np.float32)
+                values = deltas[tensor.name].applied(values, start, stop)
             wt.finite(values, tensor.name)
             result = wt.cast(values, kinds[tensor.name])
             if kinds[tensor.name] == "F16":

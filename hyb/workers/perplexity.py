@@ -91,15 +91,22 @@ def _tops(post: llama_local.Post, prompt: list[int], count: int = TOPS) -> dict[
 
 def log_probability(post: llama_local.Post, prompt: list[int], token: int) -> float:
     """The natural logarithm of the probability that `token` follows `prompt`."""
+    return told(post, prompt, token)[0]
+
+
+def told(post: llama_local.Post, prompt: list[int], token: int) -> tuple[float, bool]:
+    """The same, and whether no token is likelier."""
     answer = _forced(post, prompt, token, 1)
     try:
-        told = answer["completion_probabilities"][0]
-        if told["id"] != token or not math.isfinite(told["logprob"]):
+        said = answer["completion_probabilities"][0]
+        if said["id"] != token or not math.isfinite(said["logprob"]):
             raise ValueError("another token was chosen")
-        return float(told["logprob"])
+        best = said["top_logprobs"][0]
+        return float(said["logprob"]), best["id"] == token or float(best["logprob"]) <= float(said["logprob"])
     except (KeyError, IndexError):  # half a character: look for it among the likeliest
         tops = _tops(post, prompt, MANY)
-        return tops.get(token, min(tops.values()))
+        log = tops.get(token, min(tops.values()))
+        return log, log >= max(tops.values())
     except ValueError as error:
         raise _silent(answer) from error
 

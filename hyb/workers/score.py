@@ -33,6 +33,8 @@ from hyb.workers import likelihood, protocol
 from hyb.workers.protocol import Failed
 
 _PLAIN = ("role", "content")
+TASK_CONTEXT = 4096
+"""Tokens that a task may ask of a GGUF, or its own context when that is less."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,15 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 def _tasks(speaker: Speaker, job: Mapping[str, Any]) -> dict[str, Any]:
     from hyb.workers import harness
 
+    if isinstance(speaker, GgufSpeaker):
+        from hyb.workers.harness_gguf import GgufLM
+
+        return harness.run(GgufLM(speaker.post, speaker.facts, speaker.context), job["tasks"], seed=int(job["seed"]))
     if not isinstance(speaker, TorchSpeaker):
-        raise Failed(
-            "tasks of lm-evaluation-harness need a safetensors model", hint="evaluate what the GGUF is made of"
-        )
+        raise Failed("this model can't be given tasks")
     with speaker.as_asked():
-        return harness.run(speaker.model, speaker.tokenizer, job["tasks"], batch=speaker.batch, seed=int(job["seed"]))
+        model = harness.of_torch(speaker.model, speaker.tokenizer, speaker.batch)
+        return harness.run(model, job["tasks"], seed=int(job["seed"]))
 
 
 class _Loader:
@@ -127,6 +132,7 @@ class _Loader:
         if part["format"] == "gguf":
             self.torch = None
             longest = likelihood.longest(questions, self.job.get("measure"))
+            longest = max(longest, TASK_CONTEXT) if self.job.get("tasks") else longest
             return GgufSpeaker(part["model"], questions, int(self.job["max_tokens"]), part.get("context"), longest)
         wanted = (part["model"], part["quantize"])
         if self.torch is None or self.loaded != wanted:
@@ -255,16 +261,23 @@ class GgufSpeaker:
 
         import xllamacpp
 
+        from hyb import templates
+        from hyb.hub import checks
+
         self.max_tokens = max_tokens
         self.key = secrets.token_urlsafe(24)
         params = xllamacpp.CommonParams()
         params.model.path = path
         params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [self.key]
         params.ui, params.warmup, params.offline = False, False, True
+        self.facts = checks.gguf(Path(path)).metadata
+        own = str(self.facts.get("tokenizer.chat_template") or "")
+        if (pinned := templates.inference_of(own)) != own:
+            params.chat_template = pinned  # a GGUF of somebody else's carries what the family shipped
         params.n_parallel = 1  # rows of one batch are rounded otherwise than each alone
         # a token is at least a byte of text; 1024 for what the template adds
         longest = max(len(json.dumps(q.messages, ensure_ascii=False).encode()) for q in questions)
-        params.n_ctx = min(longest + max(max_tokens, reading) + 1024, context or 1 << 20)
+        params.n_ctx = self.context = min(longest + max(max_tokens, reading) + 1024, context or 1 << 20)
         threads = len(os.sched_getaffinity(0))
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         try:
@@ -291,8 +304,8 @@ class GgufSpeaker:
             yield Said(index, text, thinking, reply["usage"]["completion_tokens"], choice["finish_reason"] == "stop")
 
     def _prompt(self, messages: list[dict[str, str]]) -> str:
-        """A conversation as the file's template writes it."""
-        return str(self._post("/apply-template", {"messages": messages})["prompt"])
+        """A conversation as the template writes it."""
+        return str(self.post("/apply-template", {"messages": messages})["prompt"])
 
     def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
         """See Speaker. One token at a time, see hyb.workers.perplexity."""
@@ -304,14 +317,15 @@ class GgufSpeaker:
         ids = self._ids(likelihood.closed(asked) + text, special=not asked)
         start = len(given) or 1
         whole = given + ids
-        logs = [perplexity.log_probability(self._post, whole[:i], whole[i]) for i in range(start, len(whole))]
+        logs = [perplexity.log_probability(self.post, whole[:i], whole[i]) for i in range(start, len(whole))]
         return -sum(logs), len(logs)
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
         question = {"content": text, "add_special": special, "parse_special": True}
-        return list(self._post("/tokenize", question)["tokens"])
+        return list(self.post("/tokenize", question)["tokens"])
 
-    def _post(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask llama.cpp's own API."""
         import urllib.request
 
         request = urllib.request.Request(

@@ -105,6 +105,23 @@ _PROMPT = templates.pair("deepseek-r1").as_json()["inference"]
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """See the module's docstring."""
     rows = [json.loads(line) for line in Path(job["train"]).read_bytes().splitlines() if line.strip()]
+    turns, cached = reason(rows, job)
+    kept = [row for row in rows if trains(row)]
+    fs.write_atomic(Path(job["out"]), b"".join(dg.canonical_json(row) + b"\n" for row in kept))
+    good = [t for t in turns if not t.why]
+    examples: dict[str, list[str]] = {}
+    for turn in (t for t in turns if t.why):
+        examples.setdefault(turn.why, []).append(labels.where(turn.row))
+    return {
+        "asked": len(turns), "kept": len(good), "unaided": sum(t.unaided for t in good), "cached": cached,
+        "dropped": dict(sorted(Counter(t.why for t in turns if t.why).items())),
+        "examples": {why: places[:SHOWN] for why, places in sorted(examples.items())}, "rows": len(kept),
+        "words": reasoning.words([t.thought for t in good]),
+    }  # fmt: skip
+
+
+def reason(rows: Sequence[dict[str, Any]], job: dict[str, Any]) -> tuple[list[Turn], int]:
+    """Write reasoning into the rows, or take an answer out of training. The turns, and how many came from the cache."""
     turns = [turn for row in rows for turn in wanting(row)]
     Path(job["cache"]).mkdir(parents=True, exist_ok=True)
     asking = Asking(job)
@@ -112,18 +129,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     _try([t for t in turns if t.why], asking, told=True)
     for turn in turns:
         _settle(turn)
-    kept = [row for row in rows if "messages" not in row or any(m.get("train") for m in row["messages"])]
-    fs.write_atomic(Path(job["out"]), b"".join(dg.canonical_json(row) + b"\n" for row in kept))
-    good = [t for t in turns if not t.why]
-    examples: dict[str, list[str]] = {}
-    for turn in (t for t in turns if t.why):
-        examples.setdefault(turn.why, []).append(labels.where(turn.row))
-    return {
-        "asked": len(turns), "kept": len(good), "unaided": sum(t.unaided for t in good), "cached": asking.cached,
-        "dropped": dict(sorted(Counter(t.why for t in turns if t.why).items())),
-        "examples": {why: places[:SHOWN] for why, places in sorted(examples.items())}, "rows": len(kept),
-        "words": reasoning.words([t.thought for t in good]),
-    }  # fmt: skip
+    return turns, asking.cached
+
+
+def trains(row: dict[str, Any]) -> bool:
+    """Whether something of the row is trained."""
+    return "messages" not in row or any(m.get("train") for m in row["messages"])
 
 
 def wanting(row: dict[str, Any]) -> list[Turn]:

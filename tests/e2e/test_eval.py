@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from hyb.stages.base import Context
 from hyb.store import Store
 from tests.hyb import Hyb
 from tests.need import need
-from tests.tiny import add_model, tiny_model
+from tests.tiny import DISTILL, add_model, tiny_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -215,6 +217,7 @@ def test_a_model_is_compared_with_a_running_endpoint(lab: Lab, tmp_path: Path) -
     assert report["paired"]["recall"]["gained"] == 7
     assert "perplexity_before" not in report["scores"], "no endpoint tells it"
     assert "perplexity" in report["scores"]
+    assert any(n.startswith("perplexity: not measured at the endpoint") for n in report["notes"])
 
 
 def test_a_perplexity_is_what_plain_transformers_says_and_llama_cpp_too(lab: Lab, tmp_path: Path) -> None:
@@ -332,6 +335,28 @@ def test_reasoning_is_seen_though_the_prompt_opens_it_and_bos_stands_once(tmp_pa
     prompt = speaker._prompt(hello)
     ids = speaker.tokenizer.encode(prompt, add_special_tokens=False)
     assert ids.count(speaker.tokenizer.bos_token_id) == 1
+
+
+def test_a_gguf_with_the_template_that_its_family_shipped_is_asked_with_the_pinned_one(tmp_path: Path) -> None:
+    need("xllamacpp")
+    from hyb.workers import gguf_write
+    from hyb.workers import score as worker
+
+    folder, path = tiny_model(tmp_path / "r1", "qwen2", reasoning=True), tmp_path / "model.gguf"
+    job = {"model": str(folder), "out": str(path), "quantize": "f16", "name": "tiny", "license": "", "imatrix": ""}
+    gguf_write.work(job)
+    told = set_template(path, tmp_path / "shipped.gguf", DISTILL)
+    speaker = worker.GgufSpeaker(str(told), [worker.Asked([{"role": "user", "content": "Hello"}])], 4, 512)
+    said = speaker._prompt([{"role": "user", "content": "Hello"}])
+    assert said.endswith("<｜User｜>Hello<｜Assistant｜><think>\n")
+
+
+def set_template(given: Path, out: Path, template: str) -> Path:
+    """A copy of a GGUF with another chat template."""
+    line = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force", "--chat-template", template]
+    line += [str(given), str(out)]
+    subprocess.run(line, check=True, capture_output=True)
+    return out
 
 
 def test_a_question_longer_than_the_context_is_named(lab: Lab, tmp_path: Path) -> None:

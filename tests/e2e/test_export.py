@@ -148,6 +148,60 @@ def test_a_merge_into_the_4_bit_values_is_the_model_that_was_trained(made: Path,
     )
 
 
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_dora_is_merged_as_peft_does_and_answers_as_the_live_adapter(made: Path, tmp_path: Path, quantize: str) -> None:
+    import peft
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    need("bitsandbytes")
+    bot = dora(made / "qwen2", tmp_path / "dora", quantize)
+    values = "nf4" if quantize == "nf4" else ""
+    job = {"base": made / "qwen2", "adapter": bot, "out": tmp_path / "out", "dtype": "", "values": values}
+    assert work("merge", job, tmp_path)["merged"] == 14
+    base = transformers.AutoModelForCausalLM.from_pretrained(made / "qwen2", dtype=torch.float32)
+    if quantize == "nf4":
+        from hyb.workers import models
+
+        base = models.load_causal_lm(made / "qwen2", quantize="nf4", dtype="float32", device="cpu").dequantize()
+    wanted = peft.PeftModel.from_pretrained(base, bot).merge_and_unload().state_dict()
+    for key, found in load_file(tmp_path / "out" / "model.safetensors").items():
+        cast = wanted[key].to(torch.bfloat16)
+        assert (found == cast).float().mean() > 0.999, key
+        assert torch.allclose(found.float(), cast.float(), rtol=2**-7, atol=1e-9), key
+    store = Store(tmp_path / "store")
+    model = add_model(store, made / "qwen2")
+    files = [modelpack.file(p.name, store.add_file(p)) for p in sorted(bot.iterdir())]
+    meta = {"base": model.digest, "quantize": quantize, "dora": True}
+    given = store.add_artifact("adapter", files, meta=meta, needs=[model.digest])
+    gguf = run(store, given, tmp_path / "a", quantize="q8_0")
+    assert gguf.meta["divergence"]["mean_kl"] <= 0.002
+    with pytest.raises(HybError, match="was trained with DoRA"):
+        run(store, given, tmp_path / "b", format="lora-gguf")
+
+
+def dora(base: Path, out: Path, quantize: str) -> Path:
+    """A DoRA adapter whose lengths are no longer those of the base."""
+    import peft
+    import torch
+
+    from hyb.workers import models
+
+    model = models.load_causal_lm(base, quantize=quantize, dtype="float32", device="cpu")
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_dora=True)
+    model = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(3)
+    for name, values in model.named_parameters():
+        with torch.no_grad():
+            if "magnitude" in name:
+                values.mul_(1 + 0.3 * torch.rand(values.shape, generator=generator))
+            elif "lora_" in name:
+                torch.nn.init.normal_(values, std=0.05, generator=generator)
+    model.save_pretrained(out)
+    return out
+
+
 def test_an_adapter_trained_in_4_bits_is_merged_into_them_unless_told_otherwise(made: Path, tmp_path: Path) -> None:
     need("bitsandbytes")
     store = Store(tmp_path / "store")

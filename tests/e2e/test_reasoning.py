@@ -162,6 +162,22 @@ def test_reasoning_is_kept_only_where_the_model_comes_to_the_known_answer(lab: L
     assert think.work(wish) == {**found, "cached": 9}
 
 
+def test_a_preview_shows_the_reasoning_that_a_training_would_be_given(lab: Lab, tmp_path: Path) -> None:
+    from hyb.workers import preview
+
+    wish = job(lab, tmp_path)
+    asked = {
+        "model": wish["model"], "rows": wish["train"], "think": "generate", "first": 0, "count": 9,
+        "digest": lab.base.digest, "cache": wish["cache"], "max_tokens": 64, "quantize": "none",
+    }  # fmt: skip
+    shown = preview.work(asked)["rows"]
+    texts = ["".join(text for _, text, trained in s if trained) for r in shown for s in r["sequences"]]
+    problems = [r["problem"] for r in shown if r["problem"]]
+    assert len(shown) == len(texts) + len(problems) == 5
+    assert all(p.startswith("left out: ") for p in problems)
+    assert all("</think>" in t for t in texts)
+
+
 def test_a_row_of_several_turns_loses_only_the_turns_without_reasoning(lab: Lab, tmp_path: Path) -> None:
     from hyb.workers import think
 

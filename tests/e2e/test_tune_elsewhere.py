@@ -208,6 +208,31 @@ def test_an_interrupted_run_leaves_no_container(store: Store, tmp_path: Path, im
     assert engine_podman.containers({"io.hyb.tune": "1"}) == []
 
 
+def test_a_recipe_is_told_where_to_tune(hyb: Hyb, tmp_path: Path) -> None:
+    path = tmp_path / "hyb.yaml"
+    path.write_text("hyb: 1\nname: x\nstages:\n  rows: {stage: data, source: rows.jsonl}\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    assert "the recipe has none" in hyb.fails(2, "run", str(path), "--in", "podman")
+    assert "only `--in podman`" in hyb.fails(2, "run", str(path), "--in", "docker")
+    assert "add `--in podman`" in hyb.fails(2, "run", str(path), "--image", "x")
+
+
+@pytest.mark.podman
+@pytest.mark.slow
+def test_a_recipe_trains_in_the_container(store: Store, hyb: Hyb, tmp_path: Path, image: str) -> None:
+    shutil.copytree(tmp_path / "tiny", tmp_path / "recipe" / "tiny")
+    path = tmp_path / "recipe" / "hyb.yaml"
+    rows = "".join(json.dumps({"question": f"What is {i}?", "answer": str(i)}) + "\n" for i in range(8))
+    (path.parent / "rows.jsonl").write_text(rows)
+    path.write_text(
+        "hyb: 1\nname: x\nstages:\n  base: {stage: pull, source: 'file:tiny'}\n"
+        "  rows: {stage: data, source: rows.jsonl}\n  bot: {stage: tune, model: base, data: rows, device: cpu}\n"
+    )
+    told = hyb("run", str(path), "--in", "podman", "--image", image, env=dict(os.environ))
+    assert told.returncode == 0, told.stderr
+    assert '"interfaces": ["lo"]' in told.stderr
+
+
 @pytest.mark.podman
 def test_an_image_that_podman_lacks_is_named(store: Store, tmp_path: Path, image: str) -> None:
     with pytest.raises(HybError, match="Podman has no image `localhost/absent:1`") as failure:

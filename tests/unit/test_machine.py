@@ -48,11 +48,12 @@ def test_the_gpu_is_what_nvidia_smi_says_and_the_cpu_where_it_says_nothing(
     program.parent.mkdir()
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    program.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 1000'\necho 'NVIDIA H100 80GB HBM3, 9'\n")
+    program.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 1000, 80000'\necho 'NVIDIA H100 80GB HBM3, 9, 9'\n")
     program.chmod(0o755)
     found = machine.here()
     assert (found.device, found.name, found.free) == ("cuda", "NVIDIA H100 80GB HBM3", 1000 << 20)
-    assert machine.here("cpu").device == "cpu"
+    assert found.crowded() == "; 83.9 GB are taken by other programs (`nvidia-smi`)"
+    assert machine.here("cpu").crowded() == "" and machine.here("cpu").device == "cpu"
     program.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     found = machine.here()
     assert (found.device, found.name) == ("cpu", "the CPU")

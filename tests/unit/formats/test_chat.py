@@ -129,7 +129,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "{"}]}, "that is no JSON"),
     (
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "train_detail": [{}]}]},
-        "parts of an answer can't be left out",
+        "needs `begin_offset` and `end_offset`",
     ),
     (
         {"user": "q", "assistant": "a", "tools": "["},
@@ -137,6 +137,37 @@ MISTAKES: list[tuple[Any, str]] = [
     ),
     ({"question": "q", "answer": "a", "expect": {}}, "`expect` needs exactly one of"),
 ]
+
+
+DETAIL = [{"begin_offset": 0, "end_offset": 3, "train": False}, {"begin_offset": 4, "end_offset": 8, "train": True}]
+PARTS = [{"type": "text", "text": "Yes", "train": True}, {"type": "text", "text": ", I think", "train": False}]
+
+
+@pytest.mark.parametrize(
+    ("turn", "spans"),
+    [
+        ({"from": "gpt", "value": "Well yes.", "train_detail": DETAIL}, [[4, 9]]),
+        ({"role": "assistant", "content": PARTS}, [[0, 3]]),
+        ({"role": "assistant", "content": "Well yes.", "spans": [[4, 9]]}, [[4, 9]]),
+    ],
+)
+def test_parts_of_an_answer_that_are_learnt_are_kept_as_such(turn: dict[str, Any], spans: list[list[int]]) -> None:
+    key, who = ("conversations", {"from": "human", "value": "q"}) if "from" in turn else ("messages", {"role": "user"})
+    row = chat_shapes.normalise({key: [{"content": "q", **who} if "role" in who else who, turn]})
+    assert row.messages[-1]["spans"] == spans
+    assert chat_shapes.normalise(row.body()).messages == row.messages, "the normal form reads itself"
+
+
+def test_parts_beyond_an_answer_and_an_answer_without_a_part_are_refused() -> None:
+    far = [{"begin_offset": 0, "end_offset": 9, "train": True}]
+    row = {
+        "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "Well yes.", "train_detail": far}]
+    }
+    with pytest.raises(chat.RowError, match="not within its 9 characters"):
+        chat_shapes.normalise(row)
+    row["conversations"][1]["train_detail"] = [{"begin_offset": 0, "end_offset": 3, "train": False}]  # type: ignore[index]
+    with pytest.raises(chat.RowError, match="no answer to train on"):
+        chat_shapes.normalise(row)
 
 
 @pytest.mark.parametrize(("shape", "value", "wanted"), SHAPES)

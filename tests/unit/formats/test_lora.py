@@ -23,6 +23,7 @@ def folder(*tensors: Tensor) -> dict[str, Tensor]:
 
 BASE = folder(tensor("model.layers.0.self_attn.q_proj.weight", 8, 6), tensor("lm_head.weight", 9, 6))
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
+FACTORS = [tensor(Q + ".lora_A.weight", 2, 6), tensor(Q + ".lora_B.weight", 8, 2)]
 
 
 def test_the_factor_is_alpha_over_rank_or_its_root() -> None:
@@ -73,12 +74,33 @@ def test_factors_are_paired_with_the_weight_that_they_change() -> None:
         ([tensor(Q.replace(".0.", ".7.") + f".lora_{x}.weight", 2, 2) for x in "AB"], "the model has no `model"),
         ([tensor(f"base_model.model.lm_head.lora_{x}.weight", 2, 2) for x in "AB"], "it changes `lm_head.weight`"),
         ([tensor("base_model.model.model.embed_tokens.lora_embedding_A", 2, 2)], "not a factor of a linear layer"),
-        ([tensor(Q + ".lora_magnitude_vector.weight", 8)], "not a factor of a linear layer"),
+        ([tensor(Q + ".lora_magnitude_vector", 8)], "one of the two factors"),
+        ([*FACTORS, tensor(Q + ".lora_magnitude_vector", 8)], "has a `lora_magnitude_vector`, and `use_dora` is false"),
     ],
 )  # fmt: skip
 def test_an_adapter_of_another_model_is_refused_with_the_weight(tensors: list[Tensor], says: str) -> None:
     with pytest.raises(HybError, match="does not fit the model") as caught:
         lora.pairs(folder(*tensors), BASE)
+    assert any(says in line for line in caught.value.details)
+
+
+def test_dora_brings_a_length_for_each_row_and_only_who_knows_it_takes_it() -> None:
+    settings = {**PLAIN, "use_dora": True}
+    assert lora.scaling(settings, dora=True) == 2.0
+    with pytest.raises(HybError) as caught:
+        lora.scaling(settings)
+    assert "merges DoRA" in caught.value.hint
+    found = lora.pairs(folder(*FACTORS, tensor(Q + ".lora_magnitude_vector", 8)), BASE, dora=True)
+    assert found["model.layers.0.self_attn.q_proj.weight"].length
+
+
+@pytest.mark.parametrize(
+    ("lengths", "says"),
+    [([], "has no `lora_magnitude_vector`"), ([7], "has 8 rows, but its `lora_magnitude_vector` is 7")],
+)
+def test_dora_without_a_length_for_each_row_is_refused(lengths: list[int], says: str) -> None:
+    with pytest.raises(HybError, match="does not fit the model") as caught:
+        lora.pairs(folder(*FACTORS, *(tensor(Q + ".lora_magnitude_vector", n) for n in lengths)), BASE, dora=True)
     assert any(says in line for line in caught.value.details)
 
 

@@ -27,6 +27,7 @@ PACKED = Artifact(
     "sha256:" + "5" * 64, "image", needs=(OF_FOLDER.digest, LORA.digest),
     meta={"model": OF_FOLDER.digest, "adapters": [{"name": "support", "digest": LORA.digest}]},
 )  # fmt: skip
+DORA = Artifact("sha256:" + "6" * 64, "adapter", meta={"base": FOLDER.digest, "dora": True}, needs=(FOLDER.digest,))
 KNOWN = {a.digest: a for a in (GGUF, FOLDER, ADAPTER, IMAGE, SERVICE, OF_FOLDER, MERGED, LORA, ALIEN, PACKED)}
 
 
@@ -59,6 +60,13 @@ def test_an_image_brings_its_adapters() -> None:
 def test_vllm_is_chosen_where_it_can_run_and_for_what_it_can_serve() -> None:
     assert chosen(FOLDER, vllm=True).engine == "vllm"
     assert chosen(GGUF, vllm=True).engine == "llama.cpp"
+
+
+def test_dora_is_served_by_transformers_for_vllm_has_none() -> None:
+    assert chosen(DORA, vllm=True).engine == "transformers"
+    assert chosen(FOLDER, vllm=True, adapters=[("x", DORA)]).engine == "transformers"
+    with pytest.raises(HybError, match="vLLM can't put"):
+        chosen(DORA, vllm=True, engine="vllm")
 
 
 def test_the_context_is_the_models_own_when_that_is_less() -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from hyb import templates
 from hyb.errors import HybError
 from hyb.serving import child, vllm
 from hyb.serving.child import Adapter, Job, UnableError
 from hyb.serving.vllm import Facts, command, environment
+from tests.tiny import DISTILL
 
 JOB = Job(model="/m", name="bot", socket="/s/engine.sock", context=2048, parallel=8)
 
@@ -90,6 +92,18 @@ def test_the_files_say_the_rank_and_what_the_template_does(tmp_path: Path) -> No
     assert vllm.look(job) == Facts(24, thinks=True)
     (model / "chat_template.jinja").write_text("<tool_call>")
     assert vllm.look(job) == Facts(24, calls=True)
+
+
+def test_a_raw_base_of_a_known_family_is_asked_with_the_pinned_template(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": DISTILL}))
+    job = Job(model=str(tmp_path), name="bot", socket="/s.sock")
+    found = vllm.look(job)
+    assert Path(found.template).read_text(encoding="utf-8") == templates.pair("deepseek-r1").inference
+    assert found.thinks
+    line = command(("v",), job, found)
+    assert line[line.index("--chat-template") + 1] == found.template
+    (tmp_path / "chat_template.jinja").write_text(templates.pair("deepseek-r1").inference, encoding="utf-8")
+    assert vllm.look(job).template == "", "an export has it already"
 
 
 def test_without_a_vllm_the_log_says_how_to_name_one(

@@ -77,9 +77,6 @@ def test_what_can_not_be_compared_or_run_is_refused_in_the_plan() -> None:
     lora = Artifact("sha256:l", "adapter", meta={"format": "gguf", "base": "sha256:b"})
     with pytest.raises(HybError, match="`old` is an adapter in GGUF"):
         exam.plan(spec(against="old"), {"bot": None, "facts": None, "old": lora})
-    gguf = Artifact("sha256:g", "model", meta={"format": "gguf"})
-    with pytest.raises(HybError, match="need a safetensors model"):
-        exam.plan(spec(tasks=["arc_easy"]), {"bot": gguf, "facts": None})
 
 
 def test_an_adapter_in_gguf_is_examined_as_the_one_it_was_made_from() -> None:

@@ -55,6 +55,24 @@ def test_only_the_answer_and_its_end_of_turn_carry_loss_though_pad_is_that_token
     assert all(label != -100 for label in example.labels[first:])
 
 
+@pytest.mark.parametrize(
+    ("spans", "says"), [([[0, 4]], "Grüß"), ([[13, 15]], "日本"), ([[0, 4], [13, 15]], "Grüß日本")]
+)
+def test_of_an_answer_only_the_parts_that_are_to_be_learnt_carry_loss(
+    folder: Path, spans: list[list[int]], says: str
+) -> None:
+    chatml = encoder(folder, "chatml")
+    row = chat_row("Hello?", "Grüße aus 123日本.")
+    row["messages"][-1]["spans"] = spans
+    (example,) = chatml.row(row)
+    said = learned(chatml, example)
+    assert said.endswith("<|im_end|>")
+    assert says in said
+    assert " aus" not in said
+    (other,) = chatml.row(chat_row("Hello?", "Grüße aus 123日本."))
+    assert example.ids == other.ids
+
+
 def test_turns_of_one_conversation_share_a_sequence_and_an_untrained_turn_has_no_loss(folder: Path) -> None:
     chatml = encoder(folder, "chatml")
     row = chat_row("One?", "First.")
