@@ -1,4 +1,4 @@
-"""Key pairs that sign: `NAME.key` (PKCS #8 in PEM, 0600, behind a passphrase if one is given), `NAME.pub` (SPKI in PEM).
+"""Key pairs that sign: `NAME.key` (PKCS #8 in PEM, 0600, a passphrase if you like) and `NAME.pub` (SPKI in PEM).
 
 EC P-256 unless asked otherwise: model-signing and cosign know it. Ed25519 is taken, too; model-signing does not know
 it. A key's id is the sha256 of its public half in DER; OpenSSL says the same:
