@@ -33,7 +33,7 @@ _TOP, _KEY, _RULE = ("hyb-trust", "keys", "rules", "default"), ("file", "pem", "
 
 @dataclass(frozen=True)
 class Key:
-    """A key that may be trusted: its file (relative to the policy) or its PEM; not from `expires` on; not if revoked."""
+    """A key that may be trusted: its file (beside the policy) or its PEM. Neither from `expires` on nor if revoked."""
 
     name: str
     file: str = ""

@@ -29,8 +29,6 @@ KIND = "signature"
 FILE = "signature.sigstore.json"
 PREDICATE = "urn:hyb:signature:v1"
 OF_FILES = ("model", "adapter")
-MODEL_SIG = "model.sig"
-"""What a model's publisher calls the signature that lies beside the files."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def _chosen(signed: model.Signed) -> dict[str, str]:
     except HybError as error:
         raise _other(f"no model that hyb would take: {error.message}") from error
     named = {("model.gguf" if p.endswith(".gguf") else p): signed.files[p] for p in chosen}
-    return {p: d for p, d in named.items() if p != MODEL_SIG}
+    return {p: d for p, d in named.items() if p != select.SIGNATURE}
 
 
 def _good(store: Store, artifact: Artifact, signature: Artifact, keys: Sequence[PublicKey]) -> bool:

@@ -61,7 +61,7 @@ def verify(bundle: bytes, payload_type: str, keys: Sequence[PublicKey]) -> Verif
     Raises HybError (exit 4) for anything else: no bundle, another type, more or fewer signatures than one, a
     signature by none of the keys.
     """
-    payload, signature, claimed = _parts(bundle, payload_type)
+    payload, signature, claimed = parse(bundle, payload_type)
     message = pae(payload_type, payload)
     for key in keys:
         if key.verifies(signature, message):
@@ -79,13 +79,13 @@ def verify(bundle: bytes, payload_type: str, keys: Sequence[PublicKey]) -> Verif
 def claimed_key(bundle: bytes) -> str:
     """What a bundle says of its key: an id, a hint, or nothing. Not proved; for messages. Never raises."""
     try:
-        return _parts(bundle, "")[2]
+        return parse(bundle, "")[2]
     except HybError:
         return ""
 
 
-def _parts(bundle: bytes, payload_type: str) -> tuple[bytes, bytes, str]:
-    """Payload, signature and the key that it names. Raises HybError (exit 4). No type asked: any."""
+def parse(bundle: bytes, payload_type: str) -> tuple[bytes, bytes, str]:
+    """Payload, signature and the key that it names, not verified. No type asked: any. Raises HybError (exit 4)."""
     try:
         value = strict_json.load(bundle, MOST)
     except ValueError as error:

@@ -4,15 +4,16 @@ It is the first of: `--trust FILE` (or `HYB_TRUST`), `~/.config/hyb/trust.yaml` 
 `/etc/hyb/trust.yaml`; never a file of the current folder. Without any, nothing is asked for. Whoever can write the
 policy or a key decides what is trusted, so a file that others can write is refused.
 
-An artifact is judged by all of its names: tags in the store, the source it was pulled from, its digest. What it can't
-do without (an adapter's base) is judged, too.
+An artifact is judged by all of its names: tags in the store, the source it was pulled from, what the command calls it;
+by its digest when it has none. The first rule that fits a name decides for that name, and the strictest of them
+counts: a second name never makes less be asked for. What it can't do without (an adapter's base) is judged, too.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -22,13 +23,9 @@ from hyb.artifact import Artifact, short
 from hyb.errors import Exit, HybError
 from hyb.formats import trust, yaml_lines
 from hyb.progress import Say, silent
-from hyb.signing import attached
+from hyb.signing import attached, gate
 from hyb.signing.keys import PublicKey, parse_public, short_id
 from hyb.store import Store
-
-VARIABLE = "HYB_TRUST"
-SYSTEM = Path("/etc/hyb/trust.yaml")
-NAME = "trust.yaml"
 
 
 @dataclass(frozen=True)
@@ -62,18 +59,6 @@ class Verdict:
         return self.rule.mode == "enforce" and not self.key_id
 
 
-def find(environ: Mapping[str, str], given: Path | None = None) -> Path | None:
-    """Where the policy in force lies; None when there is none. Raises HybError for one that was named and is absent."""
-    named = given or (Path(environ[VARIABLE]) if environ.get(VARIABLE) else None)
-    if named is not None:
-        if not named.is_file():
-            raise HybError(f"the trust policy `{named}` is not there", hint=f"`--trust` or `{VARIABLE}` names it")
-        return named
-    home = environ.get("XDG_CONFIG_HOME") or (f"{environ['HOME']}/.config" if environ.get("HOME") else "")
-    places = [Path(home, "hyb", NAME)] if home else []
-    return next((p for p in (*places, SYSTEM) if p.is_file()), None)
-
-
 def read(path: Path, today: date | None = None) -> Policy:
     """A policy and its keys. Raises HybError (exit 3) with every mistake found, as `file:line: …`."""
     data = _guarded(path)
@@ -103,27 +88,18 @@ def read(path: Path, today: date | None = None) -> Policy:
 
 def in_force(environ: Mapping[str, str]) -> Policy | None:
     """The policy that holds for this call. Raises HybError."""
-    path = find(environ)
+    path = gate.find(environ)
     return read(path) if path else None
 
 
 def check(
-    store: Store,
-    artifact: Artifact,
-    doing: str,
-    *,
-    names: Iterable[str] = (),
-    say: Say = silent,
-    environ: Mapping[str, str] | None = None,
+    policy: Policy, store: Store, artifact: Artifact, doing: str, *, names: Sequence[str] = (), say: Say = silent
 ) -> list[Verdict]:
     """Judge an artifact, and what it needs, before it is used. `doing`: the verb for the message (`serve`, `pack`).
 
     `names`: what it is called beside its tags in the store. Raises HybError (exit 4) when the policy refuses any; what
-    it only warns of is said. Without a policy nothing is judged.
+    it only warns of is said.
     """
-    policy = in_force(os.environ if environ is None else environ)
-    if policy is None:
-        return []
     found = judge(policy, store, artifact, names)
     refused = [v for v in found if v.refused]
     for verdict in found:
@@ -131,7 +107,7 @@ def check(
             say(f"trust: {_told(verdict, policy)}: {'; '.join(verdict.reasons)}")
     if refused:
         first = refused[0]
-        called = next(iter(names), "") or called_in(store, first.artifact)
+        called = (names[0] if names else "") or called_in(store, first.artifact)
         raise HybError(
             f"hyb does not {doing} `{called}`: {_told(first, policy)}",
             details=[f"{_title(store, v.artifact)}: {r}" for v in refused for r in v.reasons],
@@ -153,8 +129,8 @@ def judge(policy: Policy, store: Store, artifact: Artifact, names: Iterable[str]
         if one.digest in seen:
             continue
         seen.add(one.digest)
-        called = [*tags.get(one.digest, ()), one.digest, str(one.meta.get("source", "")), *own]
-        found += [_verdict(policy, store, one, rule) for rule in policy.trust.rules_for(filter(None, called))]
+        called = [n for n in (*tags.get(one.digest, ()), str(one.meta.get("source", "")), *own) if n]
+        found += [_verdict(policy, store, one, rule) for rule in policy.trust.rules_for(called or [one.digest])]
         todo += [store.artifact(d) for d in one.needs if store.blob_path(d).exists()]
         own = []  # the names that were given are those of the first alone
     return found
