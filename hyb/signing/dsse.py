@@ -2,7 +2,8 @@
 
 What is signed is the payload with its type (DSSE's pre-authentication encoding), so neither can be exchanged. A bundle
 holds exactly one signature, as its specification says: several signers make several bundles. The hint of the key is
-not covered by the signature and decides nothing. No transparency log: it has no meaning without a network.
+not covered by the signature and decides nothing; `keyid` stays empty, since other verifiers name keys in their own ways
+and pass over a signature whose id is not theirs. No transparency log: it has no meaning without a network.
 
 Sources: https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md, https://docs.sigstore.dev/about/bundle/.
 """
@@ -49,7 +50,7 @@ def sign(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
         "dsseEnvelope": {
             "payload": _text(payload),
             "payloadType": payload_type,
-            "signatures": [{"sig": _text(signature), "keyid": key.public.key_id}],
+            "signatures": [{"sig": _text(signature), "keyid": ""}],
         },
     }
     return json.dumps(bundle, separators=(",", ":")).encode()
@@ -66,22 +67,14 @@ def verify(bundle: bytes, payload_type: str, keys: Sequence[PublicKey]) -> Verif
     for key in keys:
         if key.verifies(signature, message):
             return Verified(payload, key.key_id)
-    names = {k.key_id: k.key_id for k in keys} | {k.hint: k.key_id for k in keys}
+    names = {name: k.key_id for k in keys for name in (k.key_id, k.hint)}
     if claimed in names:
         raise _wrong(
             f"the signature that names key `{short_id(names[claimed])}` is not good: what it covers was changed"
         )
-    said = f"it names key `{short_id(claimed)}`; " if claimed else ""
+    said = f"it names the key whose PEM file has sha256 `{claimed[:16]}…`; " if claimed else ""
     raise HybError(f"signed by none of the keys asked for: {said}asked for: {known(keys)}",
                    hint="give the public key of who signed it, if you trust them", code=Exit.CHECK)  # fmt: skip
-
-
-def claimed_key(bundle: bytes) -> str:
-    """What a bundle says of its key: an id, a hint, or nothing. Not proved; for messages. Never raises."""
-    try:
-        return parse(bundle, "")[2]
-    except HybError:
-        return ""
 
 
 def parse(bundle: bytes, payload_type: str) -> tuple[bytes, bytes, str]:

@@ -63,7 +63,7 @@ def test_a_key_of_another_kind_or_none_at_all_is_no_reason_to_believe(
 ) -> None:
     bundle = dsse.sign(PAYLOAD, TYPE, key)
     assert "signed by none" in refused(bundle, other.public)
-    assert keys.short_id(key.public.key_id) in refused(bundle, other.public)
+    assert key.public.hint[:16] in refused(bundle, other.public)
     assert "none" in refused(bundle)
 
 
@@ -78,7 +78,7 @@ def test_payload_type_and_payload_are_both_covered(key: keys.PrivateKey) -> None
 
 def test_a_hint_of_another_key_changes_nothing(key: keys.PrivateKey, other: keys.PrivateKey) -> None:
     bundle = dsse.sign(PAYLOAD, TYPE, other)
-    lying = changed(bundle, lambda b: b["dsseEnvelope"]["signatures"][0].update(keyid=key.public.key_id))
+    lying = changed(bundle, lambda b: b["verificationMaterial"]["publicKey"].update(hint=key.public.hint))
     assert "is not good" in refused(lying, key.public)
     assert dsse.verify(lying, TYPE, [other.public]).key_id == other.public.key_id
 
@@ -115,7 +115,6 @@ def test_a_bundle_that_is_not_whole_is_none(key: keys.PrivateKey, change: Callab
 )  # fmt: skip
 def test_garbage_is_no_signature_and_no_traceback(key: keys.PrivateKey, data: bytes) -> None:
     assert "no signature" in refused(data, key.public)
-    assert dsse.claimed_key(data) == ""
 
 
 def test_a_key_that_stands_twice_is_refused_whatever_the_second_says(key: keys.PrivateKey) -> None:
