@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from hyb import stages
 from hyb.errors import HybError
-from hyb.formats import boundary, yaml_lines
+from hyb.formats import boundary, licences, yaml_lines
 from hyb.stages.base import StageSpec, refs
 
 FILE = "hyb.yaml"
 VERSION = 1
-_KEYS = ("hyb", "name", "boundary", "stages")
+_KEYS = ("hyb", "name", "boundary", "licences", "stages")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -54,6 +54,8 @@ class Recipe:
     given: Mapping[str, str] = field(default_factory=dict)
     whole: tuple[Entry, ...] = ()
     boundary: boundary.Boundary | None = None
+    licences: tuple[str, ...] | None = None
+    """What a model or data set that comes in may be licensed under, in lower case; None: anything."""
 
     def upto(self, name: str | None) -> Recipe:
         """The recipe with only what `name` needs. Raises HybError for a name that it doesn't have."""
@@ -93,11 +95,12 @@ def read(path: Path) -> Recipe:
     name, raw, mistakes = _top(document.value, path)
     entries, more = _entries(raw, {}, document.lines)
     limits, wrong = _boundary(document.value)
-    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *more]]
+    allowed, bad = _licences(document.value)
+    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *bad, *more]]
     found = sorted([*document.mistakes, *placed], key=lambda mistake: mistake[0])
     if found:
         raise _mistakes(f"`{path}` has", [f"{path}:{line}: {text}" for line, text in found])
-    return Recipe(name, tuple(entries), path.parent, boundary=limits)
+    return Recipe(name, tuple(entries), path.parent, boundary=limits, licences=allowed)
 
 
 def build(
@@ -149,6 +152,13 @@ def _boundary(value: Any) -> tuple[boundary.Boundary | None, list[tuple[yaml_lin
         return None, []
     found, mistakes = boundary.parse(value["boundary"])
     return found, [(("boundary", *where), text) for where, text in mistakes]
+
+
+def _licences(value: Any) -> tuple[tuple[str, ...] | None, list[tuple[yaml_lines.Path, str]]]:
+    if not isinstance(value, dict) or "licences" not in value:
+        return None, []
+    found, mistakes = licences.parse(value["licences"])
+    return found, [(("licences", *where), text) for where, text in mistakes]
 
 
 def _entries(

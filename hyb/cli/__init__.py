@@ -27,7 +27,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "plan": ("recipes", "Show what a run would do"),
         "run": ("recipes", "Run what is not done yet"),
         "rollback": ("rollback", "Return a recipe to the generation before"),
-        "verify": ("recipes", "Check store, lock and receipts against each other"),
+        "verify": ("recipes", "Check store, lock, receipts, signatures, and what a server serves"),
         "boundary": ("boundary", "Show what may leave this host, and check what is to leave"),
     },
     "The store": {
@@ -35,6 +35,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("storage", "Show one artifact, or write its files to a folder"),
         "log": ("storage", "List what was done, newest first"),
         "push": ("registry", "Push an artifact to a registry"),
+        "sign": ("signing", "Sign a model, an image or any artifact; make a key pair"),
         "rm": ("storage", "Take a name away"),
         "gc": ("storage", "Remove what no name and no generation reaches"),
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from hyb.cli.output import columns, duration, size
 from hyb.cli.session import Session, command
+from hyb.cli.signing import SignerOption, TrustOption, trusting, verify_signature
 
 if TYPE_CHECKING:
     from hyb.plan import Step
@@ -33,6 +35,7 @@ def run(
     update: UpdateOption = False,
     inside: InOption = "",
     image: Annotated[str, typer.Option("--image", metavar="IMAGE", help="The tuner's image, with --in podman.")] = "",
+    trust: TrustOption = None,
 ) -> None:
     """Run what is not done yet, and write hyb.lock.
 
@@ -46,6 +49,7 @@ def run(
     from hyb.run import run as run_recipe
 
     container, _ = tuning.options(inside, image, None)
+    trusting(trust)
     path = recipes.find(recipe)
     whole = recipes.read(path)
     if container:
@@ -76,15 +80,50 @@ def plan(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update:
 @command
 def verify(
     s: Session,
-    recipe: RecipeArgument = None,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[RECIPE|NAME|DIR]", help="A recipe; or with --key, --signature or --trust what was signed."
+        ),
+    ] = "",
     repair: Annotated[
         bool, typer.Option("--repair", help="Set damaged blobs aside and write a damaged index anew.")
     ] = False,
+    key: SignerOption = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option("--signature", metavar="FILE", help="Of a plain folder: its signature.", show_default=False),
+    ] = None,
+    trust: TrustOption = None,
+    running: Annotated[
+        str, typer.Option("--running", metavar="URL|NAME", help="Is what this server serves what the lock names?")
+    ] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", metavar="FILE", help="The server's API key; or HYB_API_KEY.", show_default=False),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", metavar="PEM", help="Certificates to trust for --running.", show_default=False),
+    ] = None,
 ) -> None:
     """Check every byte of the store, and the lock against recipe, store and receipts. Exit 4 when anything is wrong.
 
+    With --key (or a trust policy: --trust) it checks the signature of an artifact, or with --signature of a folder;
+    with --running, that a live server's model is the one in the recipe's lock.
+
     Example: hyb verify recipes/quickstart
     """
+    trusting(trust)
+    if running:
+        _verify_running(s, what, running, key_file, ca)
+    elif key or signature or (what and (trust or not Path(what).expanduser().exists())):
+        verify_signature(s, what, key or [], signature)
+    else:
+        _verify_store(s, Path(what) if what else None, repair)
+
+
+def _verify_store(s: Session, recipe: Path | None, repair: bool) -> None:
     from hyb import recipe as recipes
     from hyb import verify as checks
     from hyb.errors import Exit, HybError
@@ -99,6 +138,19 @@ def verify(
             hint="`hyb verify --repair` sets damaged blobs aside; `hyb run` makes them again", code=Exit.CHECK,
         )  # fmt: skip
     s.show({"wrong": [], "repaired": lines}, "\n".join([*lines, "all whole"]))
+
+
+def _verify_running(s: Session, recipe: str, server: str, key_file: Path | None, ca: Path | None) -> None:
+    from hyb import recipe as recipes
+    from hyb.artifact import short
+    from hyb.running import check
+    from hyb.serving import endpoint
+
+    found = endpoint.find(server, os.environ, key_file=key_file, ca=ca, offline=s.offline)
+    told = check(found, recipes.find(Path(recipe) if recipe else None), s.store, os.environ, s.talk)
+    proof = f"{told['files_hashed']} files hashed" if told["files_hashed"] else "as the server says"
+    text = f"{found.name} serves {short(told['model'])}, stage `{told['stage']}` of the lock of `{told['recipe']}`"
+    s.show(told, f"{text} ({proof})")
 
 
 @command
