@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from hyb import stages
 from hyb.errors import HybError
 from hyb.formats import boundary, yaml_lines
+from hyb.receipt import HOST
 from hyb.stages.base import StageSpec, refs
 
 FILE = "hyb.yaml"
 VERSION = 1
-_KEYS = ("hyb", "name", "boundary", "stages")
+_KEYS = ("hyb", "name", "boundary", "receipts", "stages")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -45,7 +46,8 @@ class Recipe:
     """A chain of stages. `folder`: where relative paths start. `given`: names that stand for artifacts in the store.
 
     `whole`: the entries of the file, where this is a part of it. `boundary`: what may leave this host; None where the
-    recipe says nothing of it. It is part of no step's key.
+    recipe says nothing of it. It is part of no step's key. `host`: facts of this machine that receipts may hold
+    (`receipts: {host: […]}`), see `hyb.receipt.HOST`; nor are these.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Recipe:
     given: Mapping[str, str] = field(default_factory=dict)
     whole: tuple[Entry, ...] = ()
     boundary: boundary.Boundary | None = None
+    host: tuple[str, ...] = ()
 
     def upto(self, name: str | None) -> Recipe:
         """The recipe with only what `name` needs. Raises HybError for a name that it doesn't have."""
@@ -93,11 +96,12 @@ def read(path: Path) -> Recipe:
     name, raw, mistakes = _top(document.value, path)
     entries, more = _entries(raw, {}, document.lines)
     limits, wrong = _boundary(document.value)
-    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *more]]
+    host, no = _receipts(document.value)
+    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *no, *more]]
     found = sorted([*document.mistakes, *placed], key=lambda mistake: mistake[0])
     if found:
         raise _mistakes(f"`{path}` has", [f"{path}:{line}: {text}" for line, text in found])
-    return Recipe(name, tuple(entries), path.parent, boundary=limits)
+    return Recipe(name, tuple(entries), path.parent, boundary=limits, host=host)
 
 
 def build(
@@ -149,6 +153,20 @@ def _boundary(value: Any) -> tuple[boundary.Boundary | None, list[tuple[yaml_lin
         return None, []
     found, mistakes = boundary.parse(value["boundary"])
     return found, [(("boundary", *where), text) for where, text in mistakes]
+
+
+def _receipts(value: Any) -> tuple[tuple[str, ...], list[tuple[yaml_lines.Path, str]]]:
+    """`receipts: {host: [os, cpu]}`: the facts of this machine that may stand in receipts."""
+    raw = value.get("receipts", {}) if isinstance(value, dict) else {}
+    found = raw.get("host", []) if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or set(raw) - {"host"} or not isinstance(found, list):
+        return (), [(("receipts",), f"`receipts` is `{{host: [{', '.join(HOST)}]}}`, or some of these")]
+    wrong = [
+        f"`receipts` names `{f}`, which is no fact of a host; there are {', '.join(HOST)}"
+        for f in found
+        if f not in HOST
+    ]
+    return tuple(map(str, found)), [(("receipts", "host"), text) for text in wrong]
 
 
 def _entries(

@@ -1,0 +1,17 @@
+"""Which Python packages a process has really loaded, for the receipt of what it did. Read after the work is done."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+from hyb import __version__
+
+
+def packages() -> dict[str, str]:
+    """Package → version of each distribution of which a module is loaded now. Takes about 0.2 s where many are
+    installed. hyb itself is among them, also when it runs from a folder."""
+    owners = importlib.metadata.packages_distributions()
+    names = {name for module in {n.partition(".")[0] for n in sys.modules} for name in owners.get(module, ())}
+    found = {name: importlib.metadata.version(name) for name in names}
+    return dict(sorted({**found, "hyb": __version__}.items(), key=lambda item: item[0].lower()))
