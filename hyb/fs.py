@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,30 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
+
+
+def read_private(path: Path, what: str) -> bytes:
+    """A small file of the user's that holds a secret. Raises HybError when others can get at it: it is not closed, as
+    it is the user's, and somebody may have read it."""
+    with explained(f"can't read {what} `{path}`"):
+        refuse_open(path, what)
+        return read_bounded(path)
+
+
+def refuse_open(path: Path, what: str) -> None:
+    """Raise HybError when others can read or write the file `path`, or it is another user's. Raises OSError."""
+    status = path.stat()
+    if status.st_mode & 0o077:
+        raise HybError(f"other users can get at {what} `{path}` (mode {stat.S_IMODE(status.st_mode):04o})",
+                       hint=f"`chmod 0600 {path}`, and think whether somebody has read it")  # fmt: skip
+    if status.st_uid not in (os.geteuid(), 0):
+        raise HybError(f"{what} `{path}` is another user's", hint="take a file of your own")
+
+
+def read_bounded(path: Path, most: int = 1 << 20) -> bytes:
+    """A file that has `most` bytes at most. Raises HybError for a larger one, OSError."""
+    with path.open("rb") as stream:
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise HybError(f"`{path}` is no such file: it has more than {most >> 20} MB")
+    return data

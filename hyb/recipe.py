@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from hyb import stages
 from hyb.errors import HybError
-from hyb.formats import boundary, yaml_lines
+from hyb.formats import boundary, licences, yaml_lines
 from hyb.receipt import HOST
 from hyb.stages.base import StageSpec, refs
 
 FILE = "hyb.yaml"
 VERSION = 1
-_KEYS = ("hyb", "name", "boundary", "receipts", "stages")
+_KEYS = ("hyb", "name", "boundary", "licences", "receipts", "stages")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -56,6 +56,8 @@ class Recipe:
     given: Mapping[str, str] = field(default_factory=dict)
     whole: tuple[Entry, ...] = ()
     boundary: boundary.Boundary | None = None
+    licences: tuple[str, ...] | None = None
+    """What a model or data set that comes in may be licensed under, in lower case; None: anything."""
     host: tuple[str, ...] = ()
 
     def upto(self, name: str | None) -> Recipe:
@@ -96,12 +98,13 @@ def read(path: Path) -> Recipe:
     name, raw, mistakes = _top(document.value, path)
     entries, more = _entries(raw, {}, document.lines)
     limits, wrong = _boundary(document.value)
+    allowed, bad = _licences(document.value)
     host, no = _receipts(document.value)
-    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *no, *more]]
+    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *bad, *no, *more]]
     found = sorted([*document.mistakes, *placed], key=lambda mistake: mistake[0])
     if found:
         raise _mistakes(f"`{path}` has", [f"{path}:{line}: {text}" for line, text in found])
-    return Recipe(name, tuple(entries), path.parent, boundary=limits, host=host)
+    return Recipe(name, tuple(entries), path.parent, boundary=limits, licences=allowed, host=host)
 
 
 def build(
@@ -155,6 +158,13 @@ def _boundary(value: Any) -> tuple[boundary.Boundary | None, list[tuple[yaml_lin
     return found, [(("boundary", *where), text) for where, text in mistakes]
 
 
+def _licences(value: Any) -> tuple[tuple[str, ...] | None, list[tuple[yaml_lines.Path, str]]]:
+    if not isinstance(value, dict) or "licences" not in value:
+        return None, []
+    found, mistakes = licences.parse(value["licences"])
+    return found, [(("licences", *where), text) for where, text in mistakes]
+
+
 def _receipts(value: Any) -> tuple[tuple[str, ...], list[tuple[yaml_lines.Path, str]]]:
     """`receipts: {host: [os, cpu]}`: the facts of this machine that may stand in receipts."""
     raw = value.get("receipts", {}) if isinstance(value, dict) else {}
@@ -164,7 +174,7 @@ def _receipts(value: Any) -> tuple[tuple[str, ...], list[tuple[yaml_lines.Path, 
     wrong = [
         f"`receipts` names `{f}`, which is no fact of a host; there are {', '.join(HOST)}"
         for f in found
-        if f not in HOST
+        if not isinstance(f, str) or f not in HOST
     ]
     return tuple(map(str, found)), [(("receipts", "host"), text) for text in wrong]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,12 +19,13 @@ from hyb.artifact import Artifact, short
 from hyb.blobs import ANOTHER
 from hyb.boundary import recorded
 from hyb.errors import Exit, HybError
-from hyb.formats import intoto
+from hyb.formats import intoto, licences
 from hyb.generations import Ledger
 from hyb.lock import Lock, Locked
 from hyb.plan import Known, Step, key_of, one, plan, written_sources
 from hyb.progress import Say
-from hyb.recipe import Recipe
+from hyb.recipe import Entry, Recipe
+from hyb.signing import gate
 from hyb.stages.base import Context, referenced
 from hyb.store import Store
 
@@ -80,6 +82,7 @@ def prepare(
         say(f"a run is refused: {undone.message}; {undone.hint}")
     if options.locked:
         _same(recipe, pins, lock, steps)
+    _licensed(recipe, {step.entry.name: store.artifact(step.output) for step in steps if step.output})
     return pins, lock, steps
 
 
@@ -96,8 +99,8 @@ def _inputs(recipe: Recipe, options: Options, say: Say, *, lenient: bool = False
 def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result]:
     """Run what is not done. The results are in recipe order.
 
-    Raises HybError: a stage's own error; exit 4 for a failed gate (its report is stored), a lock that would differ, or
-    a recipe whose result was rolled back from.
+    Raises HybError: a stage's own error; exit 4 for a failed gate (its report is stored), a lock that would differ, a
+    recipe whose result was rolled back from, a licence that is not allowed, or what the trust policy refuses.
     """
     pins, lock = _inputs(recipe, options, say)
     if options.locked:
@@ -113,7 +116,10 @@ def run(recipe: Recipe, store: Store, options: Options, say: Say) -> list[Result
         for entry in recipe.entries:
             step = one(entry, pins, lock, outputs, known(store))
             with fs.room(f"{entry.name}: can't write to the store `{store.root}`", also=ANOTHER):
+                _trusted_inputs(step, store, say)
                 result = _do(step, recipe, store, options, pins, lock, say)
+            _trusted_pull(entry, pins, recipe, store, result.artifact, say)
+            _licensed(recipe, {entry.name: result.artifact})
             outputs[entry.name] = result.artifact.digest
             results.append(result)
             assert step.key
@@ -232,6 +238,47 @@ def _do(
         store.record_step(key, stage, artifact.digest)
         shutil.rmtree(context.work, ignore_errors=True)
         return Result(name, stage, artifact, cached=False, seconds=seconds)
+
+
+def _trusted_inputs(step: Step, store: Store, say: Say) -> None:
+    """Raise HybError (exit 4) when the trust policy refuses what an image or a service is to be made of."""
+    if step.entry.stage not in ("pack", "serve"):
+        return
+    for name, digest in step.inputs.items():
+        artifact = store.artifact(digest) if digest else None
+        if artifact and artifact.kind in ("model", "adapter", "image"):
+            gate.check(store, artifact, step.entry.stage, os.environ, names=[name], say=say)
+
+
+def _trusted_pull(
+    entry: Entry, pins: Mapping[str, str], recipe: Recipe, store: Store, artifact: Artifact, say: Say
+) -> None:
+    """Raise HybError (exit 4) when the trust policy refuses what was pulled: it gets no name then, and no lock."""
+    if entry.stage == "pull":
+        written = written_sources(entry.spec)
+        called = [*written, *(pins[s] for s in written), f"{recipe.name}/{entry.name}".lstrip("/")]
+        gate.check(store, artifact, "pull", os.environ, names=called, say=say)
+
+
+def _licensed(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> None:
+    """Raise HybError (exit 4) naming each model and data set that came in under a licence that the recipe does not
+    allow, or under none that is known."""
+    if recipe.licences is None:
+        return
+    wrong = []
+    for entry in recipe.entries:
+        artifact = artifacts.get(entry.name)
+        if artifact is None or entry.stage not in ("pull", "data"):
+            continue
+        said = str(artifact.meta.get("license") or "")
+        if not licences.allowed(said, recipe.licences):
+            what = f"`{said}`, which is not allowed" if said else "not known"
+            wrong.append(f"{entry.name}: the licence of this {artifact.kind} is {what}")
+    if wrong:
+        allowed = ", ".join(recipe.licences)
+        raise HybError(wrong[0] if len(wrong) == 1 else f"`{recipe.name}` has licences that it does not allow",
+                       details=wrong if len(wrong) > 1 else [], code=Exit.CHECK,
+                       hint=f"`licences:` allows {allowed}; of a data set its stage says `license:`")  # fmt: skip
 
 
 def _gate(name: str, artifact: Artifact) -> None:

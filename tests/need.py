@@ -52,6 +52,9 @@ ORACLES = {
     "gateway_api": "HYB_GATEWAY_API",
     "axe": "HYB_AXE",
     "kubeflow": "HYB_KUBEFLOW",
+    "model_signing": "HYB_MODEL_SIGNING",
+    "sigstore_skopeo": "HYB_SKOPEO",
+    "cosign": "HYB_COSIGN",
 }
 """What `.ci/oracles.sh` fetches → the variable with its path."""
 GENERATORS = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")

@@ -53,7 +53,7 @@ def check_push(store: Store, artifacts: list[Artifact], host: str) -> None:
         kind = _CLASSES.get(artifact.kind, "")
         for recipe in _recipes(store, artifact):
             limits = parse(known.get(recipe, {}))[0]
-            if recipe in known and kind and limits.forbids(kind):
+            if recipe in known and kind and limits.forbids(kind, signed=_signed(store, artifact, limits, kind)):
                 wrong.append(f"boundary of `{recipe}`: {kind}: {_word(limits, kind)}; this is its {artifact.kind}")
     if wrong:
         raise HybError(
@@ -64,7 +64,17 @@ def check_push(store: Store, artifacts: list[Artifact], host: str) -> None:
 
 def _word(limits: Boundary, kind: str) -> str:
     word = limits.as_dict()[kind]
-    return "signed, and a push has no signature to show" if word == "signed" else word
+    unsigned = "signed, and it has no signature by a key of your trust policy (`hyb sign`, docs/signing.md)"
+    return unsigned if word == "signed" else word
+
+
+def _signed(store: Store, artifact: Artifact, limits: Boundary, kind: str) -> bool:
+    """True when that is what the boundary asks for, and a key that the trust policy has signed the artifact."""
+    if limits.as_dict()[kind] != "signed":
+        return False
+    from hyb.signing import policy  # a push of what must be signed alone needs it
+
+    return bool(policy.signed(store, artifact, os.environ))
 
 
 def _recipes(store: Store, artifact: Artifact) -> list[str]:

@@ -96,7 +96,7 @@ def _verifies(key: Any, signature: bytes, message: bytes) -> bool:
         elif isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
         else:
-            wide: hashes.HashAlgorithm = hashes.SHA384() if key.key_size == 384 else hashes.SHA256()
+            wide: hashes.HashAlgorithm = {384: hashes.SHA384(), 521: hashes.SHA512()}.get(key.key_size, hashes.SHA256())
             key.verify(signature, message, ec.ECDSA(wide))
     except InvalidSignature:
         return False

@@ -14,6 +14,7 @@ import typer
 
 from hyb.cli.registry import TlsOption, tls
 from hyb.cli.session import Session, command
+from hyb.cli.signing import TrustOption, trusting
 
 if TYPE_CHECKING:
     from hyb.artifact import Artifact
@@ -45,6 +46,7 @@ def pull(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="hf://, pypi://, oci:, file: or a short name.")],
     name: NameOption = None,
     tls_verify: TlsOption = "",
+    trust: TrustOption = None,
 ) -> None:
     """Download a model into the store: pinned to an immutable revision, every file checked by its digest.
 
@@ -53,6 +55,7 @@ def pull(
     Example: hyb pull smollm2-135m
     """
     tls(tls_verify)
+    trusting(trust)
     Chain(s).add(name or slug(source), stage="pull", source=source).run()
 
 
@@ -295,6 +298,7 @@ def pack(
     ] = None,
     name: NameOption = None,
     to_podman: Annotated[bool, typer.Option("--to-podman", help="Hand the image to Podman, too.")] = False,
+    trust: TrustOption = None,
 ) -> None:
     """Make an OCI image of a model: the same inputs give the same bytes. The model itself is an OCI artifact already.
 
@@ -308,6 +312,7 @@ def pack(
 
     if (model is None) == (update is None) or (update and (shape or base)):
         raise HybError("give a model to pack, or `--update IMAGE` alone", hint="see `hyb pack --help`", code=Exit.USAGE)
+    trusting(trust)
     if update is not None:
         update_image(s, update, adapter or [], require or [], name, to_podman)
         return

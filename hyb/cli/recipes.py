@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from hyb.cli.output import columns, duration, size
 from hyb.cli.session import Session, command
+from hyb.cli.signing import SignerOption, TrustOption, trusting, verify_signature
 
 if TYPE_CHECKING:
     from hyb.plan import Step
@@ -23,7 +25,13 @@ UpdateOption = Annotated[bool, typer.Option("--update", help="Pin moving sources
 
 
 @command
-def run(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update: UpdateOption = False) -> None:
+def run(
+    s: Session,
+    recipe: RecipeArgument = None,
+    to: ToOption = None,
+    update: UpdateOption = False,
+    trust: TrustOption = None,
+) -> None:
     """Run what is not done yet, and write hyb.lock.
 
     A stage whose inputs have not changed is taken from the store. Killed at any moment, the next run goes on.
@@ -34,6 +42,7 @@ def run(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update: 
     from hyb import recipe as recipes
     from hyb.run import run as run_recipe
 
+    trusting(trust)
     path = recipes.find(recipe)
     whole = recipes.read(path)
     options = s.options(path.with_name(lock.FILE), update=update)
@@ -62,15 +71,50 @@ def plan(s: Session, recipe: RecipeArgument = None, to: ToOption = None, update:
 @command
 def verify(
     s: Session,
-    recipe: RecipeArgument = None,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[RECIPE|NAME|DIR]", help="A recipe; or with --key, --signature or --trust what was signed."
+        ),
+    ] = "",
     repair: Annotated[
         bool, typer.Option("--repair", help="Set damaged blobs aside and write a damaged index anew.")
     ] = False,
+    key: SignerOption = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option("--signature", metavar="FILE", help="Of a plain folder: its signature.", show_default=False),
+    ] = None,
+    trust: TrustOption = None,
+    running: Annotated[
+        str, typer.Option("--running", metavar="URL|NAME", help="Is what this server serves what the lock names?")
+    ] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", metavar="FILE", help="The server's API key; or HYB_API_KEY.", show_default=False),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", metavar="PEM", help="Certificates to trust for --running.", show_default=False),
+    ] = None,
 ) -> None:
     """Check every byte of the store, and the lock against recipe, store and receipts. Exit 4 when anything is wrong.
 
+    With --key (or a trust policy: --trust) it checks the signature of an artifact, or with --signature of a folder;
+    with --running, that a live server's model is the one in the recipe's lock.
+
     Example: hyb verify recipes/quickstart
     """
+    trusting(trust)
+    if running:
+        _verify_running(s, what, running, key_file, ca)
+    elif key or signature or (what and (trust or not Path(what).expanduser().exists())):
+        verify_signature(s, what, key or [], signature)
+    else:
+        _verify_store(s, Path(what) if what else None, repair)
+
+
+def _verify_store(s: Session, recipe: Path | None, repair: bool) -> None:
     from hyb import recipe as recipes
     from hyb import verify as checks
     from hyb.errors import Exit, HybError
@@ -85,6 +129,19 @@ def verify(
             hint="`hyb verify --repair` sets damaged blobs aside; `hyb run` makes them again", code=Exit.CHECK,
         )  # fmt: skip
     s.show({"wrong": [], "repaired": lines}, "\n".join([*lines, "all whole"]))
+
+
+def _verify_running(s: Session, recipe: str, server: str, key_file: Path | None, ca: Path | None) -> None:
+    from hyb import recipe as recipes
+    from hyb.artifact import short
+    from hyb.running import check
+    from hyb.serving import endpoint
+
+    found = endpoint.find(server, os.environ, key_file=key_file, ca=ca, offline=s.offline)
+    told = check(found, recipes.find(Path(recipe) if recipe else None), s.store, os.environ, s.talk)
+    proof = f"{told['files_hashed']} files hashed" if told["files_hashed"] else "as the server says"
+    text = f"{found.name} serves {short(told['model'])}, stage `{told['stage']}` of the lock of `{told['recipe']}`"
+    s.show(told, f"{text} ({proof})")
 
 
 @command

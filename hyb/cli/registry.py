@@ -9,6 +9,7 @@ import typer
 
 from hyb.cli.output import size
 from hyb.cli.session import Session, command
+from hyb.cli.signing import TrustOption, trusting
 
 TlsOption = Annotated[
     str,
@@ -24,9 +25,13 @@ def push(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name in the store, or a digest.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="oci://REGISTRY/REPO[:TAG]; no tag is `latest`.")],
     with_reports: Annotated[
-        bool, typer.Option("--with-reports", help="Reports and receipts that speak of it, too, as OCI referrers.")
+        bool,
+        typer.Option(
+            "--with-reports", help="Reports and receipts that speak of it, too, as OCI referrers; signatures always go."
+        ),
     ] = False,
     tls_verify: TlsOption = "",
+    trust: TrustOption = None,
 ) -> None:
     """Push a model, an image or any artifact to a registry, its digest preserved. What is there is not sent again.
 
@@ -40,10 +45,13 @@ def push(
     from hyb.errors import Exit, HybError
     from hyb.hub import names
     from hyb.hub.push import push as push_artifact
+    from hyb.hub.push import speaking_of
+    from hyb.signing import gate
 
     place = names.parse(target) if target.startswith("oci://") else None
     if not isinstance(place, names.OCI) or place.digest:
         raise HybError(f"`{target}` is not of the form `oci://REGISTRY/REPO[:TAG]`", code=Exit.USAGE)
+    trusting(trust)
     artifact = s.store.artifact(s.store.resolve(name))
     if s.offline:
         raise HybError(
@@ -51,8 +59,9 @@ def push(
             hint=f"`skopeo copy oci:{s.store.root}:{name} oci:DIR` makes a folder to carry over",
             code=Exit.OFFLINE,
         )
-    speaking = s.store.referrers(artifact.digest) if with_reports else []
+    speaking = speaking_of(s.store, artifact, place, reports=with_reports)
     check_push(s.store, [artifact, *speaking], place.where.partition("/")[0])
+    gate.check(s.store, artifact, "push", os.environ, say=s.talk)
     tls(tls_verify)
     if s.dry_run:
         total = artifact.size
@@ -62,7 +71,7 @@ def push(
     with s.store.in_use():
         done = push_artifact(s.store, artifact, place, say=s.talk, reports=with_reports)
     told = [f"sent {size(done.sent)}", f"mounted {size(done.mounted)}", f"there already {size(done.there)}"]
-    more = f", {done.referrers} that speak of it" if with_reports else ""
+    more = f", {done.referrers} that speak of it" if done.referrers else ""
     s.show({**vars(done), "target": str(place)}, f"{done.source}\n{', '.join(told)}{more}")
 
 

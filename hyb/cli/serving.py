@@ -10,6 +10,7 @@ import typer
 
 from hyb.cli.output import columns
 from hyb.cli.session import Session, command
+from hyb.cli.signing import TrustOption, trusting
 
 if TYPE_CHECKING:
     from hyb.artifact import Artifact
@@ -51,6 +52,7 @@ def serve(
         str, typer.Option("--runtime-image", metavar="IMAGE", help="The engine's image, with --in podman.")
     ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Come back when it is ready; it goes on.")] = False,
+    trust: TrustOption = None,
 ) -> None:
     """Serve a model with OpenAI's API and Ollama's: chats (streaming, too), models, adapters, metrics.
 
@@ -66,6 +68,7 @@ def serve(
 
     if where not in ("process", "podman"):
         raise HybError(f"`{where}` is no place to run an engine", hint="`process` or `podman`", code=Exit.USAGE)
+    trusting(trust)
     artifact = _artifact(s, model)
     if artifact is None:  # a dry run of a source that would be pulled first
         return

@@ -6,8 +6,6 @@ they are the user's.
 
 from __future__ import annotations
 
-import os
-import stat
 from datetime import datetime
 from pathlib import Path
 
@@ -17,13 +15,12 @@ from hyb.credentials import kept
 from hyb.credentials.rotate import refuse_unfinished
 from hyb.errors import HybError
 
-_MOST = 1 << 20  # bytes of a file that is said to hold a certificate or a passphrase
 _LONGEST = 1023  # bytes of a passphrase that OpenSSL takes
 
 
 def read_passphrase(path: Path) -> bytes:
     """The first line of a file of mode 0600 (or of a pipe). Raises HybError when it is empty, too long or open."""
-    data = _read_private(path, "the passphrase file")
+    data = fs.read_private(path, "the passphrase file")
     line = data.partition(b"\n")[0].removesuffix(b"\r")
     if not line.strip():
         raise HybError(f"the first line of the passphrase file `{path}` is empty",
@@ -38,11 +35,11 @@ def read_authority(
 ) -> Pair:
     """A user's own CA, its key open: from one PEM file with both, or from two. Raises HybError: all that is wrong."""
     with fs.explained(f"can't read `{certificate}`"):
-        found = split_pem(_bounded(certificate))
+        found = split_pem(fs.read_bounded(certificate))
     if key is not None or found.key:
-        _refuse_open(key or certificate, "the key of the CA")
+        fs.refuse_open(key or certificate, "the key of the CA")
     if key is not None:
-        second = split_pem(_read_private(key, "the key of the CA"))
+        second = split_pem(fs.read_private(key, "the key of the CA"))
         found = Pair(found.certificate, found.key + second.key)
     mistakes = []
     if is_encrypted(found.key):
@@ -87,29 +84,3 @@ def _opened(name: str, pair: Pair, passphrases: list[bytes | None]) -> Pair:
     what = "does not open the key" if passphrases[0] else "is needed to open the key"
     raise HybError(f"the passphrase {what} of the CA of `{name}`",
                    hint="nothing was changed; `--ca-passphrase-file FILE` is what it was encrypted with")  # fmt: skip
-
-
-# -- files of the user's -------------------------------------------------------------------------------------------
-
-
-def _read_private(path: Path, what: str) -> bytes:
-    with fs.explained(f"can't read {what} `{path}`"):
-        _refuse_open(path, what)
-        return _bounded(path)
-
-
-def _refuse_open(path: Path, what: str) -> None:
-    status = path.stat()
-    if status.st_mode & 0o077:
-        raise HybError(f"other users can get at {what} `{path}` (mode {stat.S_IMODE(status.st_mode):04o})",
-                       hint=f"`chmod 0600 {path}`, and think whether somebody has read it")  # fmt: skip
-    if status.st_uid not in (os.geteuid(), 0):
-        raise HybError(f"{what} `{path}` is another user's", hint="take a file of your own")
-
-
-def _bounded(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        data = stream.read(_MOST + 1)
-    if len(data) > _MOST:
-        raise HybError(f"`{path}` is no such file: it has more than {_MOST >> 20} MB")
-    return data

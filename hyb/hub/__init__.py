@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyb.hub import hf, local, names, oci, pypi
+from hyb.hub import hf, local, names, oci, pypi, signatures
 from hyb.hub.names import HF, OCI, SHORT, Local, PyPI, Source, parse
 from hyb.hub.oci import Brought
 from hyb.hub.types import Fetched, Place
@@ -34,6 +34,7 @@ __all__ = [
     "parse",
     "pin",
     "resolve",
+    "signed",
 ]
 
 SIZES = {
@@ -86,6 +87,11 @@ def fetch(pinned: str, place: Place, written: str = "") -> list[Fetched]:
 def brought(pinned: Source, place: Place) -> Brought | None:
     """What a `fetch` into `place` learnt of an OCI artifact from its manifest; None for any other source."""
     return oci.brought(pinned, place) if isinstance(pinned, OCI) else None
+
+
+def signed(pinned: Source, place: Place) -> list[bytes]:
+    """The sigstore bundles that lie beside an OCI artifact, to be judged; of any other source they are files of it."""
+    return signatures.beside(pinned, place) if isinstance(pinned, OCI) else []
 
 
 def opens(source: str) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     pass
 
 WORKERS = 4  # blobs at a time
+SIGNATURE = "signature"  # the kind of artifact
+SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
 CHUNK = 32 << 20  # bytes a request; a registry that loses a cut request whole (as Docker's 2.8 does) loses this much
 BINARY = {"Content-Type": "application/octet-stream"}
 
@@ -47,13 +49,13 @@ class Pushed:
 
 
 def push(store: Store, artifact: Artifact, target: OCI, *, say: Say, reports: bool = False) -> Pushed:
-    """Put `artifact` (and, with `reports`, what speaks of it) into a registry under `target`'s tag.
+    """Put `artifact` (its signatures, and, with `reports`, all that speaks of it) into a registry under `target`'s tag.
 
     Raises HybError: exit 3 and 5 as `Registry` says, exit 4 for a blob of the store that is damaged.
     """
     host, _, repository = target.where.partition("/")
     known = Places(store.root / "registries.json", host)
-    speaking = [a for a in store.referrers(artifact.digest)] if reports else []
+    speaking = speaking_of(store, artifact, target, reports=reports)
     blobs = {b.digest: b for a in (artifact, *speaking) for b in blobs_of(a)}
     for blob in blobs.values():
         store.check(blob)
@@ -82,8 +84,43 @@ def _put_manifests(
     for reference in filter(None, (artifact.digest, tag)):
         registry.put_manifest(reference, data)
     for each in speaking:
-        if not registry.put_manifest(each.digest, store.read(each.digest)):
-            _note_referrer(registry, artifact.digest, each, store)
+        if _is_cosign(each):
+            _put_cosign(registry, artifact.digest, each)
+        elif not registry.put_manifest(each.digest, store.read(each.digest)):
+            _note_referrer(registry, str(each.subject), each, store)
+
+
+def speaking_of(store: Store, artifact: Artifact, target: OCI, *, reports: bool) -> list[Artifact]:
+    """What goes with an artifact: its signatures (of cosign's form only those for this repository); with `reports`
+    its reports and receipts, too, and their signatures."""
+    found = [a for a in store.referrers(artifact.digest) if reports or a.kind == SIGNATURE]
+    found += [s for a in found if a.kind != SIGNATURE for s in store.referrers(a.digest) if s.kind == SIGNATURE]
+    return [a for a in found if not _is_cosign(a) or _for(a) == target.where]
+
+
+def _is_cosign(artifact: Artifact) -> bool:
+    return artifact.kind == SIGNATURE and any(f.media_type == SIMPLE for f in artifact.files)
+
+
+def _for(artifact: Artifact) -> str:
+    return str(artifact.meta.get("for", "")).removeprefix("oci://").rpartition(":")[0]
+
+
+def _put_cosign(registry: Registry, subject: str, signature: Artifact) -> None:
+    """Put an image's signature under cosign's tag; signatures by others that are there stay."""
+    tag = subject.replace(":", "-") + ".sig"
+    found = registry.ask("GET", registry.url("manifests", tag), f"`{tag}`", ok=(200, 404), headers={"Accept": MANIFEST})
+    there: list[Any] = []
+    if found.status_code == 200:
+        try:
+            there = [x for x in json.loads(found.content)["layers"] if x["mediaType"] == SIMPLE]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HybError(f"`{tag}` in `{registry.repository}` holds no signatures", code=Exit.BELOW) from error
+    ours = [x for x in signature.manifest["layers"] if x not in there]
+    manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": signature.manifest["config"],
+                "layers": [*there, *ours]}  # fmt: skip
+    if ours:
+        registry.put_manifest(tag, dg.canonical_json(manifest))
 
 
 def _note_referrer(registry: Registry, subject: str, artifact: Artifact, store: Store) -> None:

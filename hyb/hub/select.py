@@ -15,6 +15,8 @@ from hyb.errors import HybError
 
 PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5", ".npz")
 INDEX = "model.safetensors.index.json"
+SIGNATURE = "model.sig"
+"""What a publisher calls a signature in the model-signing format; it is kept beside the model, not in it."""
 CONFIGS = frozenset(
     {
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
@@ -34,7 +36,7 @@ def select(paths: Iterable[str], what: str, *, gguf: str = "") -> list[str]:
     """
     names = sorted(safe_path(p) for p in paths)
     top = [n for n in names if "/" not in n]
-    docs = [n for n in top if _DOC.fullmatch(n)]
+    docs = [n for n in top if _DOC.fullmatch(n) or n == SIGNATURE]
     if gguf:
         if gguf not in names:
             raise HybError(f"`{what}`: there is no file `{gguf}`", hint=_list(_ggufs(names)))

@@ -34,6 +34,7 @@ from hyb.serving.choice import EXTRA, GATEWAY, LLAMA, NEEDS, VLLM, Choice, choos
 from hyb.serving.gateway.adapters import checked
 from hyb.serving.gateway.types import AdapterSpec, GatewayJob
 from hyb.serving.service import Service
+from hyb.signing import gate
 from hyb.store import Store
 
 if TYPE_CHECKING:
@@ -83,10 +84,12 @@ def start(
     A service that is not detached ends with this process; give it to `wait`.
 
     Raises HybError: exit 3 for a bad name, host or port, a port that is taken, an artifact or adapter that can't be
-    served, a missing package, a name in use; exit 4 for a damaged model; exit 5 when the engine ends or does not
-    answer in time.
+    served, a missing package, a name in use; exit 4 for a damaged model, or what the
+    trust policy refuses; exit 5 when the engine ends or does not answer in time.
     """
     check(wanted)
+    for each in (artifact, *(a for _, a in wanted.adapters)):
+        gate.check(store, each, "serve", environ, say=say)
     choice = choice_for(store, artifact, wanted, environ)
     modules = (*GATEWAY, *(NEEDS[choice.engine] if wanted.where == "process" else ()))
     programs.require(modules, EXTRA[choice.engine], "serve")
@@ -203,6 +206,7 @@ def load(store: Store, found: Service, name: str, adapter: Artifact, percent: fl
     model = store.artifact(job.digest)
     if wrong := misfit(model, name, adapter, store.artifact):
         raise HybError(wrong)
+    gate.check(store, adapter, "serve", os.environ, say=silent)
     (spec,) = specs(store, [(name, adapter)], {name: percent})
     return owner(found, "POST", "/adapters", asdict(spec))
 
@@ -218,8 +222,10 @@ def exchange(
     memory. `adapters`: (name, adapter, percent of the requests) of those to serve beside it.
 
     Raises HybError, and then the service goes on as it was: exit 3 for what can't be exchanged so (`exchangeable`),
-    exit 5 when the other model does not answer.
+    exit 4 for what the trust policy refuses, exit 5 when the other model does not answer.
     """
+    for each in (artifact, *(a for _, a, _ in adapters)):
+        gate.check(store, each, "serve", environ, say=say)
     run = service.folder(environ)
     with _locked(run, found.name, say):
         job, choice = exchangeable(store, found, artifact, adapters)

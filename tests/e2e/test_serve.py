@@ -447,3 +447,27 @@ def test_the_entry_point_refuses_to_serve_without_a_key_or_one_model(
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert said in err.decode() and "Traceback" not in err.decode()
+
+
+def test_verify_running_says_whether_the_lock_names_what_is_served(
+    home: Hyb, store: Store, model: Artifact, bot: Service, tmp_path: Path
+) -> None:
+    other = add_gguf(store, store.blob_path(model.files[0].blob.digest), "another")
+    other = store.add_artifact("model", other.files, meta={**other.meta, "license": "mit"}, config=None)
+    (tmp_path / "hyb.yaml").write_text("hyb: 1\nname: r\nstages: {base: {stage: pull, source: smollm2-135m}}\n")
+
+    def lock(digest: str) -> None:
+        stage = {"stage": "pull", "key": "sha256:" + "1" * 64, "inputs": {}, "output": digest}
+        (tmp_path / "hyb.lock").write_text(json.dumps({"hyb": 1, "pins": {}, "stages": {"base": stage}}))
+
+    lock(model.digest)
+    by_url = ["verify", str(tmp_path), "--running", bot.url, "--key-file", bot.key_path]
+    found = home.json(*by_url)
+    assert (found["model"], found["stage"]) == (model.digest, "base")
+    assert found["files_hashed"] >= 1  # a service of this machine is not taken at its word
+    assert home.json("verify", str(tmp_path), "--running", "bot") == {**found, "server": "bot"}
+    lock(other.digest)
+    said = home.fails(4, *by_url)
+    assert f"its model is `{model.digest[7:19]}`, which the lock does not name" in said
+    assert f"the lock names `{other.digest[7:19]}`" in said
+    assert "is another machine" in home.fails(6, *by_url[:3], "https://models.example.com", "--offline")

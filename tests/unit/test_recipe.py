@@ -132,3 +132,16 @@ def test_mistakes_of_a_boundary_have_their_lines(tmp_path: Path) -> None:
         "9: boundary: unknown class `wieghts` (did you mean `weights`?); classes are data, weights, adapter, prompts",
         "10: unknown key `boundery` (did you mean `boundary`?)",
     ]
+
+
+def test_licences_are_read_are_part_of_no_steps_key_and_have_lines(tmp_path: Path) -> None:
+    found = read(tmp_path, GOOD + "licences: [Apache-2.0, mit]\n")
+    assert found.licences == ("apache-2.0", "mit")
+    assert found.upto("facts").licences == found.licences
+    assert read(tmp_path, GOOD).licences is None
+    text = GOOD + "licences:\n  - mit\n  - MIT OR GPL-3.0\n  - unknown\nlicenses: [mit]\n"
+    assert mistakes(tmp_path, text) == [
+        "9: licences: `MIT OR GPL-3.0` is no licence's name, such as `apache-2.0`; one an item",
+        "10: licences: `unknown` names no licence, so it can't be allowed",
+        "11: unknown key `licenses` (did you mean `licences`?)",
+    ]

@@ -12,6 +12,7 @@ from hyb.errors import Exit, HybError
 from hyb.formats import modelpack
 from hyb.formats.boundary import Boundary
 from hyb.recipe import Recipe
+from hyb.signing import attached, keys
 from hyb.store import Store
 
 OUTSIDE = "registry.example.com"
@@ -85,3 +86,26 @@ def test_a_damaged_record_lets_nothing_out(store: Store, text: str) -> None:
     with pytest.raises(HybError, match="damaged") as caught:
         recorded.check_push(store, [model], OUTSIDE)
     assert caught.value.code is Exit.CHECK
+
+
+def test_an_adapter_that_must_be_signed_may_leave_when_a_trusted_key_signed_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ours", "theirs"):
+        keys.generate(tmp_path, name)
+    policy = tmp_path / "trust.yaml"
+    policy.write_text("hyb-trust: 1\nkeys: {ours: {file: ours.pub}}\nrules: []\ndefault: off\n")
+    recorded.record(store, Recipe("r", (), boundary=Boundary()))
+    adapter = add(store, "adapter", "r/lora")
+    for signer in ("", "theirs", "ours"):
+        if signer:
+            attached.sign(store, adapter, "r/lora", keys.load_private(tmp_path / f"{signer}.key"), lambda _: None)
+        for trust in ("", str(policy)):
+            monkeypatch.setenv("HYB_TRUST", trust)
+            monkeypatch.setenv("HOME", str(tmp_path))
+            if signer == "ours" and trust:
+                recorded.check_push(store, [adapter, *store.referrers(adapter.digest)], OUTSIDE)
+                continue
+            with pytest.raises(HybError, match="must not leave") as caught:
+                recorded.check_push(store, [adapter], OUTSIDE)
+            assert "no signature by a key of your trust policy" in caught.value.details[0]
