@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,7 +155,7 @@ class _Walk:
             name = str(d.get("name") or d["uri"])
             digest = next((f"{k}:{v}" for k, v in sorted(d.get("digest", {}).items(), reverse=True)), "")
             found.append(Source(name, str(d["uri"]), digest, _rows_of(name, counts)))
-        return tuple(found)
+        return _with_folders(found)
 
 
 def _behind(node: Node, walk: _Walk) -> Node:
@@ -264,13 +264,24 @@ def _rows(store: Store, data: Artifact, part: str) -> Iterable[dict[str, Any]]:
 
 
 def _rows_of(source: str, counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """The rows of a source: those of the file, or of all files below a folder."""
-    last = source.rstrip("/").rpartition("/")[2]
+    """The rows that came from a file; rows of a folder's file name it from that folder on."""
     total: Counter[str] = Counter()
     for name, parts in counts.items():
-        if name in (source, last) or name.startswith((f"{source}/", f"{last}/")):
+        if source == name or source.endswith(f"/{name}"):
             total.update(parts)
     return dict(total)
+
+
+def _with_folders(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Folders with the rows of all their files."""
+    found = []
+    for s in sources:
+        total = Counter(s.rows)
+        if s.digest.startswith(intoto.TREE):
+            for other in sources:
+                total.update(other.rows if other.name.startswith(f"{s.name.rstrip('/')}/") else {})
+        found.append(replace(s, rows=dict(total)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
