@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hyb import lock as lockfile
 from hyb.attest import sbom
-from hyb.attest.trace import trace
+from hyb.attest.trace import read, referrers, trace
 from hyb.errors import HybError
 from hyb.formats.audit import Audit, Exam
 from hyb.recipe import Recipe
@@ -30,7 +30,7 @@ def gather(recipe: Recipe, store: Store) -> Audit:
 
     made, lock = outputs(recipe), lockfile.read(recipe.folder / lockfile.FILE)
     lineage = trace(store, made.values())
-    artifacts = {d: a for d in lineage.nodes if (a := sbom.read(store, d))}
+    artifacts = {d: a for d in lineage.nodes if (a := read(store, d))}
     wrong = [
         f"{name}: the lock says that step `{lock.stages[name].key[7:19]}` made it, its receipt says another"
         for name, digest in made.items()
@@ -51,6 +51,7 @@ def gather(recipe: Recipe, store: Store) -> Audit:
             (titles[d], d, str(a.meta.get("license") or "")) for d, a in artifacts.items()
             if a.kind in ("model", "dataset", "adapter")
         ),
+        allowed=recipe.licences,
         exams=tuple(exams),
         boundary=recipe.boundary.as_dict() if recipe.boundary else None,
         files=tuple((titles[d], f.path, f.blob.digest, f.blob.size) for d, a in artifacts.items() for f in a.files),
@@ -59,7 +60,7 @@ def gather(recipe: Recipe, store: Store) -> Audit:
         bundles={
             s.digest: a.files[0].blob.digest
             for n in lineage.nodes.values() for s in n.signatures
-            if (a := sbom.read(store, s.digest)) and a.files
+            if (a := read(store, s.digest)) and a.files
         },
         problems=(*lineage.problems, *wrong),
         hyb=hyb.__version__,
@@ -71,7 +72,7 @@ def _said(store: Store, digest: str, key: str) -> bool:
     from hyb import receipt
     from hyb.formats import intoto
 
-    for found in store.referrers(digest):
+    for found in referrers(store).get(digest, ()):
         if found.kind == "receipt":
             try:
                 if intoto.metadata(receipt.read(store, found), "invocationId") == key:

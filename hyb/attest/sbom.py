@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hyb import __version__, engine
 from hyb import digest as dg
 from hyb.artifact import Artifact
+from hyb.attest.trace import read, referrers
 from hyb.errors import HybError
 from hyb.formats import model_card
 from hyb.formats.lineage import Lineage, Node, clean
@@ -112,14 +113,10 @@ def _ancestor(base: Node) -> Component:
 
 def _licences(meta: Mapping[str, Any]) -> list[Any]:
     """What the artifact says of its licence: an SPDX expression or name where it is one, else as it is written."""
-    from cyclonedx.factory.license import LicenseFactory
+    from cyclonedx.contrib.license.factories import LicenseFactory
 
     said = clean(meta.get("license") or "").strip()
-    return [LicenseFactory().make_from_string(_SPDX.get(said.lower(), said))] if said else []
-
-
-_SPDX = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
-"""What the hub writes in small letters → the name that SPDX has."""
+    return [LicenseFactory().make_from_string(said)] if said else []
 
 
 def _files(artifact: Artifact) -> Iterable[Component]:
@@ -178,6 +175,7 @@ def _packages(nodes: Iterable[Node]) -> Iterable[Component]:
 
 def _with_cards(document: dict[str, Any], store: Store, lineage: Lineage) -> None:
     """Add to each component what the library has no classes for."""
+    speak = referrers(store)
     for component in [document["metadata"]["component"], *document.get("components", [])]:
         node = lineage.nodes.get(component.get("bom-ref", ""))
         artifact = read(store, node.digest) if node else None
@@ -185,7 +183,7 @@ def _with_cards(document: dict[str, Any], store: Store, lineage: Lineage) -> Non
             continue
         if node.kind in ("model", "adapter"):
             component["modelCard"] = model_card.card(
-                artifact.meta, _trained_on(node, lineage), exams(store, lineage, node.digest)
+                artifact.meta, _trained_on(node, lineage), exams(store, lineage, speak.get(node.digest, ()))
             )
         elif node.kind == "dataset":
             sources = [
@@ -208,11 +206,11 @@ def _trained_on(node: Node, lineage: Lineage) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def exams(store: Store, lineage: Lineage, digest: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
-    """(name, report) of the exams that speak of an artifact: of the lineage, and of the store beside it."""
+def exams(store: Store, lineage: Lineage, speak: Iterable[Artifact]) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    """(name, report) of the exams among what speaks of an artifact: of the lineage, and of the store beside it."""
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     names = {d: n for n, d in sorted(store.tags().items(), reverse=True)}
-    for artifact in store.referrers(digest):
+    for artifact in speak:
         if artifact.kind == "report" and "scores" in artifact.meta:
             node = lineage.nodes.get(artifact.digest)
             title = node.title if node else names.get(artifact.digest, f"report {artifact.digest[7:19]}")
@@ -226,11 +224,3 @@ def report_of(store: Store, artifact: Artifact) -> Mapping[str, Any]:
         return dict(json.loads(store.read(artifact.file("report.json").blob.digest)))
     except (HybError, ValueError):
         return artifact.meta
-
-
-def read(store: Store, digest: str) -> Artifact | None:
-    """An artifact, or None where it is not here or damaged: the lineage says so."""
-    try:
-        return store.artifact(digest)
-    except (HybError, ValueError, KeyError, TypeError, AttributeError):
-        return None

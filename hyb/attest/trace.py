@@ -45,6 +45,24 @@ def trace(store: Store, digests: Iterable[str], *, rows: bool = True) -> Lineage
     return Lineage(roots, nodes)
 
 
+def referrers(store: Store) -> dict[str, list[Artifact]]:
+    """Digest → the artifacts that refer to it, of the whole store; what can't be read is passed over."""
+    found: dict[str, list[Artifact]] = {}
+    for digest in store.digests():
+        artifact = read(store, digest)
+        if artifact and artifact.subject:
+            found.setdefault(artifact.subject, []).append(artifact)
+    return found
+
+
+def read(store: Store, digest: str) -> Artifact | None:
+    """An artifact, or None where it is not here or damaged."""
+    try:
+        return store.artifact(digest)
+    except (HybError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 @dataclass(frozen=True)
 class _Said:
     """A valid receipt."""
@@ -64,16 +82,7 @@ class _Walk:
         self.names: dict[str, list[str]] = {}
         for name, digest in sorted(store.tags().items()):
             self.names.setdefault(digest, []).append(name)
-        self.referrers: dict[str, list[Artifact]] = {}
-        self.damaged: list[str] = []
-        for digest in store.digests():
-            try:
-                found = store.artifact(digest)
-            except (HybError, ValueError, KeyError, TypeError, AttributeError):
-                self.damaged.append(digest)
-                continue
-            if found.subject:
-                self.referrers.setdefault(found.subject, []).append(found)
+        self.referrers = referrers(store)
 
     def visit(self, digest: str) -> None:
         """Note a node and all behind it. A loop would do for the depth of chains, but chains are short."""

@@ -47,6 +47,8 @@ class Audit:
     lineage: Lineage
     licences: tuple[tuple[str, str, str], ...]
     """(artifact, digest, licence or "")."""
+    allowed: tuple[str, ...] | None
+    """The licences that the recipe allows, lower case; None: it says nothing of them."""
     exams: tuple[Exam, ...]
     boundary: Mapping[str, str] | None
     files: tuple[tuple[str, str, str, int], ...]

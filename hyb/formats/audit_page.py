@@ -9,7 +9,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from hyb.formats import lineage, lineage_chart
+from hyb.formats import licences, lineage, lineage_chart
 from hyb.formats.audit import Audit, Exam, checks
 from hyb.formats.lineage import clean, short
 from hyb.formats.report_page import STYLE
@@ -96,8 +96,16 @@ def _sources(audit: Audit) -> str:
 
 
 def _licences(audit: Audit) -> str:
-    rows = [(_text(a), _code(short(d)), _text(x) if x else "<strong>not said</strong>") for a, d, x in audit.licences]
-    return _table(("Artifact", "Digest", "Licence"), rows, "Licences") if rows else "<p>No model has been made.</p>"
+    def gate(licence: str) -> str:
+        return "" if audit.allowed is None else "yes" if licences.allowed(licence, audit.allowed) else "no"
+
+    rows = [
+        (_text(a), _code(short(d)), _text(x) if x else "<strong>not said</strong>", gate(x))
+        for a, d, x in audit.licences
+    ]
+    said = "the recipe allows " + ", ".join(map(clean, audit.allowed)) if audit.allowed else "the recipe allows any"
+    table = _table(("Artifact", "Digest", "Licence", "Allowed"), rows, "Licences")
+    return f'{table}<p class="dim">{escape(said)}</p>' if rows else "<p>No model has been made.</p>"
 
 
 def _exam(exam: Exam) -> str:

@@ -204,4 +204,4 @@ def source_id(source: Source) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps("\n".join(map(clean, text.split("\n"))), ensure_ascii=False)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from hyb.formats.lineage import Lineage, boxes, edges
+from hyb.formats.lineage import Lineage, boxes, clean, edges
 
 WIDE, TALL = 212, 66  # pixels of a box
 APART, DOWN, AROUND = 22, 46, 16
@@ -39,7 +39,7 @@ def svg(lineage: Lineage, title: str) -> str:
     layers = _ordered(layers, ways)
     places, width = _placed(layers, drawn)
     height = len(layers) * (TALL + DOWN) - DOWN + 2 * AROUND
-    said = f"{title}: {len(drawn)} boxes from {_count(drawn, 'source')} sources to {len(lineage.roots)} results"
+    said = f"{clean(title)}: {len(drawn)} boxes from {_count(drawn, 'source')} sources to {len(lineage.roots)} results"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height}" role="img" '
         f'aria-label="{escape(said)}">',
