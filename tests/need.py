@@ -32,6 +32,7 @@ PROGRAMS = {
     "browser": "chromium",
     "strace": "strace",
     "make": "make",
+    "jq": "jq",
     "docker-registry": "docker-registry",
     "runsc": "runsc",
     "openssl": "/usr/bin/openssl",

@@ -114,7 +114,6 @@ class _Walk:
             return Node(digest, kind, names, about=_about(artifact), inputs=inputs, signatures=signatures,
                         problems=tuple(problems)), named  # fmt: skip
         s = said.statement
-        problems += [] if fits(s) else ["its receipt was edited: the parameters do not give the step's key"]
         signatures += tuple(self._signatures(said.artifact.digest, "receipt"))
         return Node(
             digest, kind, names, stage=intoto.stage(s), key=intoto.metadata(s, "invocationId"),
@@ -148,6 +147,8 @@ class _Walk:
                 valid.append(_Said(found, receipts.read(self.store, found)))
             except HybError as error:
                 problems.append(error.message)
+        edited = [v for v in valid if not fits(v.statement)]
+        problems += ["its receipt was edited: the parameters do not give the step's key" for _ in edited]
         return max(valid, key=lambda v: (intoto.metadata(v.statement, "finishedOn"), v.artifact.digest), default=None)
 
     def _signatures(self, digest: str, of: str) -> list[Signature]:
@@ -242,7 +243,8 @@ def _key(store: Store, signature: Artifact) -> str:
     for f in signature.files:
         try:
             bundle = json.loads(store.read(f.blob.digest))
-            return str(bundle["verificationMaterial"]["publicKey"]["hint"])
+            hint = str(bundle["verificationMaterial"]["publicKey"]["hint"])
+            return f"sha256:{hint}" if dg.is_digest(f"sha256:{hint}") else hint
         except (HybError, ValueError, KeyError, TypeError):
             continue
     return "an unknown key"
@@ -318,11 +320,15 @@ def find_rows(store: Store, found: Lineage, wanted: str, most: int = 20) -> list
                 row = _row(node.digest, part, raw)
                 spoken = json.dumps(raw, ensure_ascii=False)
                 where = f"{row.source}:{row.line}"
-                if wanted in (row.id, where) or where.endswith(f"/{wanted}") or wanted in spoken:
+                if wanted in (row.id, where) or _ends(where, wanted) or _ends(wanted, where) or wanted in spoken:
                     rows.append(row)
                 if len(rows) == most:
                     return rows
     return rows
+
+
+def _ends(path: str, last: str) -> bool:
+    return path.endswith(f"/{last}")
 
 
 def _row(data: str, part: str, raw: Mapping[str, Any]) -> Row:
