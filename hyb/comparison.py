@@ -95,8 +95,9 @@ def _measure(
 ) -> Artifact:
     engine.require(("xllamacpp",), "tune", "export --compare")
     work, begun = store.work(key), receipt.now()
-    known = _reference(store, source, prompts, work, say)
-    facts = {c.quantization: _perplexity(store, c, known, work, say) for c in candidates}
+    with engine.noting() as programs:
+        known = _reference(store, source, prompts, work, say)
+        facts = {c.quantization: _perplexity(store, c, known, work, say) for c in candidates}
     lines = [
         table.entry(
             c.quantization,
@@ -129,6 +130,7 @@ def _measure(
     statement = receipt.statement(
         name=name, stage="comparison", key=key, spec=spec, pins={}, output=report,
         inputs={c.quantization: c.model.digest for c in candidates}, started=begun, ended=receipt.now(), facts=facts,
+        programs=programs,
     )  # fmt: skip
     receipt.add(store, statement, report)
     store.record_step(key, "comparison", report.digest)

@@ -55,7 +55,12 @@ def of_tree(root: Path) -> str:
     """Digest of a file, or of a folder's regular files by relative path and content (hidden files left out)."""
     if root.is_file():
         return of_file(root)[0]
+    return of_json(files_of(root))
+
+
+def files_of(root: Path) -> dict[str, str]:
+    """Relative path → digest of a folder's regular files (hidden files left out). Raises OSError."""
     paths = sorted(
         p for p in root.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.parts[len(root.parts) :])
     )
-    return of_json({p.relative_to(root).as_posix(): of_file(p)[0] for p in paths})
+    return {p.relative_to(root).as_posix(): of_file(p)[0] for p in paths}

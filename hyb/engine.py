@@ -7,6 +7,7 @@ child process, so that the launcher never imports torch. podman, skopeo, skupper
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 
 import hyb
 from hyb.errors import Exit, HybError
+from hyb.formats import intoto
 
 OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 """Threads that spin for long starve the others on a busy machine: training became ten times slower. Threads that do not
@@ -49,6 +51,26 @@ INSTALL = {
     "skupper": "see https://skupper.io/install",
     "oc": "from your cluster's console, or the openshift-clients package",
 }
+
+
+_RAN: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("ran", default=None)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[dict[str, str]]:
+    """Inside the block it is noted which programs ran: package URL without a version (`pkg:pypi/torch`) → version."""
+    found: dict[str, str] = {}
+    token = _RAN.set(found)
+    try:
+        yield found
+    finally:
+        _RAN.reset(token)
+
+
+def note(programs: Mapping[str, str]) -> None:
+    """Note what ran, where somebody listens (`noting`)."""
+    if (found := _RAN.get()) is not None:
+        found.update(programs)
 
 
 def which(program: str) -> str | None:
@@ -185,7 +207,10 @@ def worker(
             for line in child.stdout:
                 with contextlib.suppress(ValueError):
                     last = json.loads(line)
-                    on_event(last)
+                    if last.get("event") == "ran":
+                        note({f"pkg:pypi/{intoto.normal(n)}": v for n, v in last["packages"].items()})
+                    else:
+                        on_event(last)
             status = child.wait()
     if last.get("event") == "fail":
         raise HybError(

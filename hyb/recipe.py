@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from hyb import stages
 from hyb.errors import HybError
 from hyb.formats import boundary, licences, yaml_lines
+from hyb.receipt import HOST
 from hyb.stages.base import StageSpec, refs
 
 FILE = "hyb.yaml"
 VERSION = 1
-_KEYS = ("hyb", "name", "boundary", "licences", "stages")
+_KEYS = ("hyb", "name", "boundary", "licences", "receipts", "stages")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -45,7 +46,8 @@ class Recipe:
     """A chain of stages. `folder`: where relative paths start. `given`: names that stand for artifacts in the store.
 
     `whole`: the entries of the file, where this is a part of it. `boundary`: what may leave this host; None where the
-    recipe says nothing of it. It is part of no step's key.
+    recipe says nothing of it. It is part of no step's key. `host`: facts of this machine that receipts may hold
+    (`receipts: {host: […]}`), see `hyb.receipt.HOST`; nor are these.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Recipe:
     boundary: boundary.Boundary | None = None
     licences: tuple[str, ...] | None = None
     """What a model or data set that comes in may be licensed under, in lower case; None: anything."""
+    host: tuple[str, ...] = ()
 
     def upto(self, name: str | None) -> Recipe:
         """The recipe with only what `name` needs. Raises HybError for a name that it doesn't have."""
@@ -96,11 +99,12 @@ def read(path: Path) -> Recipe:
     entries, more = _entries(raw, {}, document.lines)
     limits, wrong = _boundary(document.value)
     allowed, bad = _licences(document.value)
-    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *bad, *more]]
+    host, no = _receipts(document.value)
+    placed = [(_line(document.lines, where), text) for where, text in [*mistakes, *wrong, *bad, *no, *more]]
     found = sorted([*document.mistakes, *placed], key=lambda mistake: mistake[0])
     if found:
         raise _mistakes(f"`{path}` has", [f"{path}:{line}: {text}" for line, text in found])
-    return Recipe(name, tuple(entries), path.parent, boundary=limits, licences=allowed)
+    return Recipe(name, tuple(entries), path.parent, boundary=limits, licences=allowed, host=host)
 
 
 def build(
@@ -159,6 +163,20 @@ def _licences(value: Any) -> tuple[tuple[str, ...] | None, list[tuple[yaml_lines
         return None, []
     found, mistakes = licences.parse(value["licences"])
     return found, [(("licences", *where), text) for where, text in mistakes]
+
+
+def _receipts(value: Any) -> tuple[tuple[str, ...], list[tuple[yaml_lines.Path, str]]]:
+    """`receipts: {host: [os, cpu]}`: the facts of this machine that may stand in receipts."""
+    raw = value.get("receipts", {}) if isinstance(value, dict) else {}
+    found = raw.get("host", []) if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or set(raw) - {"host"} or not isinstance(found, list):
+        return (), [(("receipts",), f"`receipts` is `{{host: [{', '.join(HOST)}]}}`, or some of these")]
+    wrong = [
+        f"`receipts` names `{f}`, which is no fact of a host; there are {', '.join(HOST)}"
+        for f in found
+        if not isinstance(f, str) or f not in HOST
+    ]
+    return tuple(map(str, found)), [(("receipts", "host"), text) for text in wrong]
 
 
 def _entries(

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hyb import fs, generations, machine, pin, receipt, stages
+from hyb import engine, fs, generations, loaded, machine, pin, receipt, stages
 from hyb import lock as lockfile
 from hyb.artifact import Artifact, short
 from hyb.blobs import ANOTHER
 from hyb.boundary import recorded
 from hyb.errors import Exit, HybError
-from hyb.formats import licences
+from hyb.formats import intoto, licences
 from hyb.generations import Ledger
 from hyb.lock import Lock, Locked
 from hyb.plan import Known, Step, key_of, one, plan, written_sources
@@ -33,7 +33,8 @@ from hyb.store import Store
 @dataclass(frozen=True)
 class Options:
     """How to run: `lock` the lock's path (None: no lock), `locked` refuse to differ, `update` pin sources anew;
-    `container` and `trained`: see `hyb.stages.base.Context`."""
+    `container` and `trained`: see `hyb.stages.base.Context`; `host`: facts of this machine that receipts may hold, in
+    place of those that the recipe names."""
 
     lock: Path | None = None
     offline: bool = False
@@ -41,6 +42,7 @@ class Options:
     update: bool = False
     container: str = ""
     trained: Path | None = None
+    host: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,12 @@ def _do(
             options.container, options.trained,
         )  # fmt: skip
         inputs = {n: store.artifact(d) for n, d in step.inputs.items() if d}
+        about_host = receipt.host(recipe.host if options.host is None else options.host)
         started, clock = receipt.now(), time.monotonic()
-        artifact = stages.load(stage).run(step.entry.spec, inputs, context)
+        with engine.noting() as programs:
+            artifact = stages.load(stage).run(step.entry.spec, inputs, context)
         seconds = time.monotonic() - clock
+        here = {f"pkg:pypi/{intoto.normal(n)}": v for n, v in loaded.packages().items()}
         if options.locked and artifact.digest != lock.stages[name].output:
             raise HybError(
                 f"{name}: made `{short(artifact.digest)}`, the lock says `{short(lock.stages[name].output)}`",
@@ -224,6 +229,10 @@ def _do(
             started=started,
             ended=receipt.now(),
             facts={"seconds": round(seconds, 3), **facts},
+            revision=stages.load(stage).REVISION,
+            folders=receipt.materials(used, recipe.folder),
+            programs={**here, **programs},
+            about_host=about_host,
         )
         receipt.add(store, document, artifact)
         store.record_step(key, stage, artifact.digest)

@@ -42,6 +42,7 @@ def worker(job: dict[str, Any], work: Path, where: Where, on_event: Callable[[di
         )
     container = contained(job, work, where, rootless=info.rootless, selinux=info.selinux)
     prefix = [*engine_podman.PODMAN, *argv(container)]
+    engine.note({"pkg:generic/podman": str(info.version)})
     try:
         return engine.worker("sft", job, work, on_event, processes=where.processes, prefix=prefix)
     finally:

@@ -31,6 +31,7 @@ PROGRAMS = {
     "browser": "chromium",
     "strace": "strace",
     "make": "make",
+    "jq": "jq",
     "docker-registry": "docker-registry",
     "runsc": "runsc",
     "openssl": "/usr/bin/openssl",

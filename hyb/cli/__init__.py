@@ -28,12 +28,15 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("recipes", "Run what is not done yet"),
         "rollback": ("rollback", "Return a recipe to the generation before"),
         "verify": ("recipes", "Check store, lock, receipts, signatures, and what a server serves"),
+        "report": ("provenance", "Write one HTML page for the auditor of a recipe"),
         "boundary": ("boundary", "Show what may leave this host, and check what is to leave"),
     },
     "The store": {
         "ls": ("storage", "List what is in the store"),
         "show": ("storage", "Show one artifact, or write its files to a folder"),
         "log": ("storage", "List what was done, newest first"),
+        "attest": ("provenance", "Check that receipts lead from an artifact back to its sources"),
+        "sbom": ("provenance", "Write a bill of materials: CycloneDX, with model cards"),
         "push": ("registry", "Push an artifact to a registry"),
         "sign": ("signing", "Sign a model, an image or any artifact; make a key pair"),
         "rm": ("storage", "Take a name away"),
@@ -83,6 +86,7 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "passphrase": ("link_credentials", "Encrypt the CA's key, or change its passphrase"),
         "metrics": ("link_metrics", "Write when the certificates of all links end, for Prometheus"),
     },
+    "attest": {"show": ("provenance", "Show what an artifact was made from, back to the data line and the hub commit")},
     "boundary": {"check": ("boundary", "Look for what must not leave in images, archives, manifests, logs and links")},
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is

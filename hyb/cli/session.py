@@ -64,7 +64,9 @@ class Session:
         """How to run, from the common options."""
         from hyb.run import Options
 
-        return Options(lock, self.offline, self.locked, update, container, trained)
+        host = os.environ.get("HYB_RECEIPT_HOST")
+        facts = None if host is None else tuple(f.strip() for f in host.split(",") if f.strip())
+        return Options(lock, self.offline, self.locked, update, container, trained, facts)
 
     def show(self, value: Any, text: str) -> None:
         """Print a command's result."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyb.formats import report_sections as parts
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1c1f23; --dim: #5d6670; --line: #d9dee3; --card: #f5f7f9;
   --good: #1a7f4b; --bad: #b3261e; --before: #9aa5b1; --after: #2f6fde; --pale: #b9cdf3; }
 @media (prefers-color-scheme: dark) { :root { --back: #15181c; --text: #e6e9ec; --dim: #9aa3ad; --line: #333a42;
@@ -76,7 +76,7 @@ def render(report: Mapping[str, Any], *, curve: str = "") -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Exam of {escape(str(report['name']))}: {word}</title>\n<style>{_STYLE}</style>\n"
+        f"<title>Exam of {escape(str(report['name']))}: {word}</title>\n<style>{STYLE}</style>\n"
         "</head>\n<body>\n<main>\n" + "\n".join(part for part in body if part) + "\n</main>\n</body>\n</html>\n"
     )
 

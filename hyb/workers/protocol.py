@@ -1,4 +1,7 @@
-"""How a worker talks: its job is a JSON file, its events are JSON lines on stdout, its end is `done` or `fail`."""
+"""How a worker talks: its job is a JSON file, its events are JSON lines on stdout, its end is `done` or `fail`.
+
+Before `done` it says which packages it had loaded (`ran`), for the receipt.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from hyb import loaded
 from hyb.errors import HybError
 
 
@@ -59,6 +63,7 @@ def main(work: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
     except HybError as error:  # from the formats that we share with the launcher
         emit("fail", **error.as_dict()["error"])  # type: ignore[arg-type]
         sys.exit(int(error.code))
+    emit("ran", packages=loaded.packages())
     emit("done", **result)
     sys.exit(0)
 
