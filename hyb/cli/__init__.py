@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("recipes", "Run what is not done yet"),
         "rollback": ("rollback", "Return a recipe to the generation before"),
         "verify": ("recipes", "Check store, lock, receipts, signatures, and what a server serves"),
+        "bundle": ("bundle_read", "Carry a recipe and all that it needs to where there is no network"),
         "boundary": ("boundary", "Show what may leave this host, and check what is to leave"),
     },
     "The store": {
@@ -82,6 +83,14 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "revoke": ("link_credentials", "Make a private site's certificate worthless"),
         "passphrase": ("link_credentials", "Encrypt the CA's key, or change its passphrase"),
         "metrics": ("link_metrics", "Write when the certificates of all links end, for Prometheus"),
+    },
+    "bundle": {
+        "create": ("bundle", "Write a bundle of a recipe: plain tars that can be checked one by one"),
+        "verify": ("bundle_read", "Check a bundle: every part, every byte, the signature"),
+        "ls": ("bundle_read", "List what a bundle holds"),
+        "diff": ("bundle_read", "Say what one bundle has and another has not"),
+        "load": ("bundle", "Take a bundle into the store"),
+        "inventory": ("bundle_read", "Write what the store has, for `create --since` on the other side"),
     },
     "boundary": {"check": ("boundary", "Look for what must not leave in images, archives, manifests, logs and links")},
 }
