@@ -15,7 +15,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -93,6 +93,8 @@ def write(store: Store, name: str, gathered: Gathered, out: Path, how: How, say:
             done = _noted(out, bundle)
             _check_room(out, bundle, how, done)
             job = _Job(store, out, bundle, plan, extra, how, say)
+            if not (out / form.FILE).exists():
+                job.note(done)
             for number in range(1, len(plan) + 1):
                 if not job.keep(number, done.get(number)):
                     job.write(number)
@@ -127,14 +129,17 @@ def _layout(gathered: Gathered) -> dict[str, bytes]:
 def _check_folder(out: Path, bundle: Bundle) -> None:
     """Raise HybError unless the folder is empty or holds this very bundle, whole or begun."""
     ours = {form.FILE, form.SIGNATURE, form.SUMS, form.SUMS_SIGNATURE, form.README, NOTE, ".hyb-bundle.lock"}
-    found = {p.name for p in out.iterdir()}
+    cut = [p for p in out.iterdir() if p.name.startswith(".") and p.name.endswith(".tmp")]
+    found = {p.name for p in out.iterdir()} - {p.name for p in cut}
     noted = _read(out / NOTE) or _read(out / form.FILE)
     if found - {".hyb-bundle.lock"} and noted.get("id") != bundle.identity:
         what = "another bundle, or one of another state" if noted else "something else"
         raise HybError(f"`{out}` holds {what}", hint="give a folder that is empty or does not exist yet")
     names = {p.name for p in bundle.parts} | {_partial(p.name) for p in bundle.parts}
-    if strange := sorted(n for n in found - ours - names if not n.endswith(".tmp")):
+    if strange := sorted(found - ours - names):
         raise HybError(f"`{out}` holds what is not of this bundle", details=strange[:10], hint="give an empty folder")
+    for path in cut:  # of a write that was killed
+        path.unlink(missing_ok=True)
 
 
 def _noted(out: Path, bundle: Bundle) -> dict[int, dict[str, Any]]:
@@ -256,7 +261,7 @@ class _Job:
         self._finish(number, hashed.size, hashed.digest, digests)
         self.written += hashed.size
         self.notes[number] = {"size": hashed.size, "sha256": hashed.digest, "digests": digests}
-        self._note()
+        self.note(self.notes)
 
     def _finish(self, number: int, size: int, sha256: str, digests: Sequence[str]) -> None:
         part, planned = self.bundle.parts[number - 1], self.plan[number - 1]
@@ -265,8 +270,9 @@ class _Job:
         for (item, at, length, _), offset, digest in zip(planned.entries, planned.offsets, digests, strict=True):
             self.pieces.append(Piece(item.digest, number, offset, at, length, digest))
 
-    def _note(self) -> None:
-        fs.write_atomic(self.out / NOTE, json.dumps({"id": self.bundle.identity, "parts": self.notes}).encode())
+    def note(self, parts: Mapping[int, Mapping[str, Any]]) -> None:
+        """Note whose folder this is, and what is done."""
+        fs.write_atomic(self.out / NOTE, json.dumps({"id": self.bundle.identity, "parts": parts}).encode())
 
     def _chunks(self, planned: Planned, digests: list[str], pool: ThreadPoolExecutor) -> Iterator[bytes]:
         """The tar of a part; the digest of each piece is added to `digests`. Hashing goes on beside the writing."""
