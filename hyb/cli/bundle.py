@@ -157,7 +157,8 @@ def bundle_create(
         "left_out": list(made.bundle.left_out),
         "signed": how.key is not None,
     }
-    text = f"{out}: {len(made.bundle.parts)} parts, {size(made.bundle.size)}"
+    count = len(made.bundle.parts)
+    text = f"{out}: {count} part{'' if count == 1 else 's'}, {size(made.bundle.size)}"
     text += f", {size(made.kept)} of it kept from before" if made.kept else ""
     text += f"; {len(made.bundle.assumes)} blobs are assumed to be inside" if made.bundle.assumes else ""
     s.show(value, f"{text}\ncheck it with `hyb bundle verify {out}`; there, `hyb bundle load DIR` or README.txt")
