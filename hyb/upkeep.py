@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,17 @@ def _remove(path: Path) -> None:
 
 def reachable(store: Store, artifacts: dict[str, Artifact]) -> set[str]:
     """Digests reached from a name or a kept generation: the artifact itself, what it needs, and what speaks of it."""
+    return dragged(artifacts, [*store.tags().values(), *generations.reached(store)])
+
+
+def dragged(artifacts: dict[str, Artifact], roots: Iterable[str]) -> set[str]:
+    """All that the artifacts `roots` drag along: themselves, what they need, what speaks of them, and so on."""
     speak_of: dict[str, list[str]] = {}
     for a in artifacts.values():
         if a.subject:
             speak_of.setdefault(a.subject, []).append(a.digest)
     found: set[str] = set()
-    todo = [*store.tags().values(), *generations.reached(store)]
+    todo = list(roots)
     while todo:
         digest = todo.pop()
         if digest in artifacts and digest not in found:

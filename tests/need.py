@@ -28,6 +28,8 @@ MODULES = {
 PROGRAMS = {
     "podman": "podman",
     "skopeo": "skopeo",
+    "age": "age",
+    "pip": "pip",
     "browser": "chromium",
     "strace": "strace",
     "make": "make",

@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "rollback": ("rollback", "Return a recipe to the generation before"),
         "verify": ("recipes", "Check store, lock, receipts, signatures, and what a server serves"),
         "report": ("provenance", "Write one HTML page for the auditor of a recipe"),
+        "bundle": ("bundle_read", "Carry a recipe and all that it needs to where there is no network"),
         "boundary": ("boundary", "Show what may leave this host, and check what is to leave"),
     },
     "The store": {
@@ -87,6 +88,14 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "metrics": ("link_metrics", "Write when the certificates of all links end, for Prometheus"),
     },
     "attest": {"show": ("provenance", "Show what an artifact was made from, back to the data line and the hub commit")},
+    "bundle": {
+        "create": ("bundle", "Write a bundle of a recipe: plain tars that can be checked one by one"),
+        "verify": ("bundle_read", "Check a bundle: every part, every byte, the signature"),
+        "ls": ("bundle_read", "List what a bundle holds"),
+        "diff": ("bundle_read", "Say what one bundle has and another has not"),
+        "load": ("bundle", "Take a bundle into the store"),
+        "inventory": ("bundle_read", "Write what the store has, for `create --since` on the other side"),
+    },
     "boundary": {"check": ("boundary", "Look for what must not leave in images, archives, manifests, logs and links")},
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is

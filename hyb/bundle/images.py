@@ -1,0 +1,126 @@
+"""Container images for a bundle: found on this machine or in a registry, copied into the store by skopeo.
+
+In the store an image bears the name by which the inside asks for it (`quay.io/skupper/skupper-router:3.5.1`). What
+Podman's storage gives is written without compression: the same image, the same bytes, whatever zlib is installed; its
+manifest's digest is therefore not the registry's. An image from a registry or a layout keeps its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyb import digest as dg
+from hyb import engine
+from hyb.artifact import INDEX, Artifact
+from hyb.errors import Exit, HybError
+from hyb.linking.router_image import DEFAULT as ROUTER
+from hyb.progress import Say
+from hyb.recipe import Recipe
+from hyb.store import Store
+
+CONTROLLER = "quay.io/skupper/controller:2.2.1"
+TUNE = "localhost/hyb-tune:latest"
+CHAT = "localhost/hyb-chat:latest"
+_LOCAL, _REMOTE = "containers-storage:", "docker://"
+_TRANSPORTS = (_LOCAL, _REMOTE, "oci:", "oci-archive:", "docker-archive:", "dir:")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the store and the name that it has there."""
+
+    name: str
+    artifact: Artifact
+
+
+def wanted(recipe: Recipe) -> list[str]:
+    """The images that the stages of a recipe use, as far as hyb knows their names."""
+    names: list[str] = []
+    for entry in recipe.entries:
+        if entry.stage == "serve":
+            names += [str(getattr(entry.spec, "runtime_image", ""))]
+        elif entry.stage == "tune":
+            names.append(TUNE)
+        elif entry.stage == "link":
+            names += [ROUTER, CONTROLLER, CHAT]
+    return list(dict.fromkeys(n for n in names if n))
+
+
+def present(names: list[str], store: Store, say: Say) -> tuple[list[Image], list[str]]:
+    """(those of `names` that are in the store or in Podman's storage, a line for each that is not)."""
+    found, left = [], []
+    tags = store.tags()
+    for name in names:
+        if name in tags and store.artifact(tags[name]).kind == "image":
+            found.append(Image(name, store.artifact(tags[name])))
+        elif engine.which("skopeo") and _inspect(_LOCAL + name):
+            found.append(bring(_LOCAL + name, store, offline=True, say=say))
+        else:
+            left.append(f"image {name}: neither in the store nor in Podman; `--image docker://{name}` fetches it")
+    return found, left
+
+
+def bring(source: str, store: Store, *, offline: bool, say: Say) -> Image:
+    """Put one image into the store; `source` is a name or skopeo's `TRANSPORT:…`. Raises HybError: exit 6 when it would
+    need the network and hyb is offline, exit 5 when skopeo fails."""
+    tags = store.tags()
+    if source in tags and store.artifact(tags[source]).kind == "image":
+        return Image(source, store.artifact(tags[source]))
+    place = source
+    if not source.startswith(_TRANSPORTS):
+        place = _LOCAL + source if _inspect(_LOCAL + source) else _REMOTE + source
+    if place.startswith(_REMOTE) and offline:
+        raise HybError(
+            f"the image `{source}` is not on this machine, and hyb is offline",
+            code=Exit.OFFLINE,
+            hint=f"without `--offline` it is fetched; or `podman load` it first, or leave `--image {source}` out",
+        )
+    name = _name(place)
+    work = store.work(dg.of_json(["bundle-image", place])) / "layout"
+    shutil.rmtree(work, ignore_errors=True)
+    say(f"copying the image {place}")
+    keep = ["--preserve-digests"] if not place.startswith(_LOCAL) else ["--dest-oci-accept-uncompressed-layers"]
+    engine.run(["skopeo", "copy", "--quiet", "--insecure-policy", *keep, place, f"oci:{work}:image"])
+    artifact = _take(store, work, name)
+    shutil.rmtree(work.parent, ignore_errors=True)
+    return Image(name, artifact)
+
+
+def _take(store: Store, work: Path, name: str) -> Artifact:
+    """A layout's one image into the store: its blobs are moved, its manifest listed and named."""
+    entry = json.loads((work / "index.json").read_bytes())["manifests"][0]
+    blobs = work / "blobs" / "sha256"
+    data = (blobs / entry["digest"].removeprefix("sha256:")).read_bytes()
+    manifest = json.loads(data)
+    if manifest.get("mediaType", "") == INDEX or "layers" not in manifest:
+        raise HybError(f"`{name}` is a list of images", hint="name one of them by its digest")
+    for part in [manifest["config"], *manifest["layers"]]:
+        path = blobs / part["digest"].removeprefix("sha256:")
+        if path.exists():  # a layer that occurs twice is one blob
+            store.add_file(path, how="move", expected=part["digest"])
+    with store.index() as entries:
+        blob = store.add_bytes(data)
+        if not any(e["digest"] == blob.digest for e in entries):
+            entries.append(
+                {"mediaType": manifest.get("mediaType", entry["mediaType"]), "digest": blob.digest, "size": blob.size}
+            )
+    store.tag(name, blob.digest)
+    return store.artifact(blob.digest)
+
+
+def _inspect(place: str) -> bool:
+    return engine.run(["skopeo", "inspect", "--raw", place], check=False, timeout=60).returncode == 0
+
+
+def _name(place: str) -> str:
+    """What the image is called: without the transport, and for a file or folder without its path."""
+    transport = next(t for t in _TRANSPORTS if place.startswith(t))
+    name = place.removeprefix(transport)
+    if transport in (_LOCAL, _REMOTE):
+        last = name.rpartition("/")[2]
+        return name if ":" in last or "@" in last else f"{name}:latest"
+    path, _, tag = name.partition(":")
+    return tag or f"localhost/{path.rstrip('/').rpartition('/')[2].partition('.')[0].lower()}:latest"

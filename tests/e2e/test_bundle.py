@@ -1,0 +1,261 @@
+"""`hyb bundle`, as people use it: on this side, on a medium, and inside, where there is neither network nor hyb."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import bundles
+from tests.hyb import Hyb
+from tests.need import need
+from tests.netns import Machine
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> tuple[Hyb, Path]:
+    """The connected side: a recipe that was run."""
+    home = tmp_path_factory.mktemp("outside")
+    hyb, recipe = Hyb(home), bundles.recipe(home / "recipe")
+    hyb.ok("run", str(recipe), "--offline")
+    return hyb, recipe
+
+
+def key(hyb: Hyb, folder: Path) -> Path:
+    hyb.ok("sign", "--new-key", str(folder))
+    return next(folder.glob("*.key"))
+
+
+def shell(text: str, folder: Path, *programs: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where these programs are all that there is."""
+    tools = folder.parent / f"tools-{folder.name}"
+    tools.mkdir(exist_ok=True)
+    for program in programs:
+        found = shutil.which(program, path="/usr/bin:/bin")
+        assert found, program
+        (tools / program).unlink(missing_ok=True)
+        (tools / program).symlink_to(found)
+    env = {"PATH": str(tools), "HOME": str(folder)}
+    return subprocess.run(
+        ["/bin/sh", "-eu", "-c", text], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def commands(readme: str) -> str:
+    """What README.txt has indented: the commands that a person would copy."""
+    return "\n".join(line[4:] for line in readme.splitlines() if line.startswith("    "))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("kind", ["p256", "ed25519"])
+def test_the_readme_is_enough_with_sha256sum_tar_and_openssl_alone(
+    outside: tuple[Hyb, Path], tmp_path: Path, sealed: bool, kind: str
+) -> None:
+    need("openssl", *(["age"] if sealed else []))
+    hyb, recipe = outside
+    hyb.ok("sign", "--new-key", str(tmp_path / "keys"), "--kind", kind)
+    medium, programs = tmp_path / "medium", ["mkdir", "sha256sum", "tar", "openssl", "cat", "rm", "cp"]
+    options = ["--sign-key", str(tmp_path / "keys" / "hyb.key"), "--no-wheels", "--max-size", "400k"]
+    if sealed:
+        need("age")
+        identity = tmp_path / "identity"
+        subprocess.run(["age-keygen", "-o", str(identity)], check=True, capture_output=True)
+        public = re.findall("age1[a-z0-9]+", identity.read_text())[0]
+        options += ["--encrypt-to", public]
+        programs.append("age")
+    hyb.ok("bundle", "create", str(recipe), "-o", str(medium), *options)
+    script = commands((medium / "README.txt").read_text()).replace("KEY.pub", "../keys/hyb.pub")
+    script = script.replace(" KEY ", " ../identity ")
+    done = shell(script, medium, *programs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "OK" in done.stdout
+    unpacked = medium / "unpacked"
+    for path in sorted((unpacked / "blobs" / "sha256").iterdir()):
+        summed = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout
+        assert summed.startswith(path.name)
+    for path in (p for p in recipe.rglob("*") if p.is_file() and p.name != "lock"):
+        assert (unpacked / "recipe" / path.relative_to(recipe)).read_bytes() == path.read_bytes()
+    assert (unpacked / "keys" / "signed-by.pub").read_bytes() == (tmp_path / "keys" / "hyb.pub").read_bytes()
+    index = json.loads((unpacked / "index.json").read_bytes())
+    assert {e["annotations"]["org.opencontainers.image.ref.name"] for e in index["manifests"] if "annotations" in e} == {
+        "small/base", "small/facts",
+    }  # fmt: skip
+    with (medium / "hyb-bundle.json").open("a") as stream:
+        stream.write(" ")
+    assert shell(script, medium, *programs).returncode != 0
+
+
+def test_skopeo_reads_what_was_unpacked(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    need("skopeo")
+    hyb, recipe = outside
+    hyb.ok("bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels")
+    (tmp_path / "unpacked").mkdir()
+    for part in (tmp_path / "b").glob("*.tar"):
+        subprocess.run(["tar", "-xf", part, "-C", tmp_path / "unpacked"], check=True)
+    seen = subprocess.run(
+        ["skopeo", "inspect", "--raw", f"oci:{tmp_path}/unpacked:small/base"], capture_output=True, check=True
+    )
+    assert json.loads(seen.stdout)["annotations"]["io.hyb.kind"] == "model"
+
+
+def test_every_mistake_has_its_exit_code_and_says_what_to_do(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    hyb, recipe = outside
+    out = str(tmp_path / "b")
+    assert "no recipe" in hyb.fails(3, "bundle", "create", str(tmp_path / "none"), "-o", out)
+    assert "no size" in hyb.fails(2, "bundle", "create", str(recipe), "-o", out, "--max-size", "many")
+    assert "--encrypt-to" in hyb.fails(2, "bundle", "create", str(recipe), "-o", out, "--with-data", "--no-wheels")
+    assert "no-wheels" in hyb.fails(6, "bundle", "create", str(recipe), "-o", out, "--offline")
+    assert "no version" in hyb.fails(2, "bundle", "create", str(recipe), "-o", out, "--python", "latest")
+    assert "no extra" in hyb.fails(2, "bundle", "create", str(recipe), "-o", out, "--extra", "nonsense")
+    assert "no folder of wheels" in hyb.fails(3, "bundle", "create", str(recipe), "-o", out, "--wheels", "nowhere")
+    assert "can't read" in hyb.fails(3, "bundle", "create", str(recipe), "-o", out, "--no-wheels", "--since", "nowhere")
+    assert "none" in hyb.fails(3, "bundle", "create", str(recipe), "-o", out, "--no-wheels", "--encrypt-to", "age1x")
+    assert "offline" in hyb.fails(
+        6, "bundle", "create", str(recipe), "-o", out, "--no-wheels", "--offline", "--image", "docker://example.com/x:1"
+    )
+    assert not Path(out).exists()
+    assert "not there" in hyb.fails(3, "bundle", "verify", out)
+    (tmp_path / "empty").mkdir()
+    assert "holds no bundle" in hyb.fails(3, "bundle", "load", str(tmp_path / "empty"))
+    unrun = bundles.recipe(tmp_path / "unrun", seed=5)
+    assert "was not run" in hyb.fails(3, "bundle", "create", str(unrun), "-o", out, "--no-wheels")
+
+
+def test_a_dry_run_writes_nothing_and_names_the_parts_that_come(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    hyb, recipe = outside
+    common = ["bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels", "--max-size", "400k"]
+    planned = hyb.json(*common, "--dry-run")
+    assert not (tmp_path / "b").exists()
+    made = hyb.json(*common)
+    assert made["parts"] == [p["name"] for p in planned["parts"]]
+    inside = Hyb(tmp_path / "inside")
+    inside.home.mkdir()
+    assert inside.json("bundle", "load", str(tmp_path / "b"), "--dry-run")["missing"] == []
+    assert not list(inside.home.iterdir())
+
+
+def test_a_policy_refuses_what_is_not_signed_and_takes_what_is(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    hyb, recipe = outside
+    private = key(hyb, tmp_path / "keys")
+    common = ["bundle", "create", str(recipe), "--no-wheels"]
+    hyb.ok(*common, "-o", str(tmp_path / "plain"))
+    hyb.ok(*common, "-o", str(tmp_path / "signed"), "--sign-key", str(private))
+    policy = tmp_path / "trust.yaml"
+    policy.write_text(
+        f"hyb-trust: 1\nkeys:\n  lab: {{file: {tmp_path}/keys/hyb.pub}}\nrules:\n"
+        '  - {pattern: "bundle/*", keys: [lab], mode: enforce}\ndefault: "off"\n'
+    )
+    inside = Hyb(tmp_path / "inside")
+    inside.home.mkdir()
+    trusting = ["--trust", str(policy), "--out", str(tmp_path / "out")]
+    assert "trust policy refuses" in inside.fails(4, "bundle", "load", str(tmp_path / "plain"), *trusting)
+    assert not inside.store.exists()
+    assert "not signed" in inside.fails(4, "bundle", "verify", str(tmp_path / "plain"), "--trust", str(policy))
+    done = inside.json("bundle", "load", str(tmp_path / "signed"), *trusting)
+    assert done["signed_by"].startswith("sha256:")
+    inside.ok("bundle", "load", str(tmp_path / "plain"), "--allow-unsigned", *trusting)
+    records = [json.loads(p.read_bytes()) for p in (inside.store / "bundles").iterdir()]
+    said = {(r["unsigned_allowed"], r["signed_by"]) for r in records}
+    assert said == {(True, None), (False, done["signed_by"])}
+    other = key(hyb, tmp_path / "other")
+    public = str(other.with_suffix(".pub"))
+    assert "none of the keys" in inside.fails(4, "bundle", "verify", str(tmp_path / "signed"), "--key", public)
+    document = tmp_path / "signed" / "hyb-bundle.json"
+    document.write_bytes(document.read_bytes().replace(b'"left_out": []', b'"left_out": ["x"]'))
+    mine = str(private.with_suffix(".pub"))
+    assert "another document" in inside.fails(4, "bundle", "verify", str(tmp_path / "signed"), "--key", mine)
+
+
+def test_ls_diff_and_inventory_tell_what_there_is(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    hyb, recipe = outside
+    hyb.ok("bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels")
+    assert hyb.ok("bundle", str(tmp_path / "b")) == hyb.ok("bundle", "ls", str(tmp_path / "b"))
+    listed = hyb.json("bundle", "ls", str(tmp_path / "b"))
+    assert {tuple(c["names"]) for c in listed["contents"] if c["names"]} == {("small/base",), ("small/facts",)}
+    assert listed["files"]["docs/bundle.md"] > 0
+    hyb.ok("bundle", "inventory", "-o", str(tmp_path / "have.json"))
+    assert hyb.json("bundle", "diff", str(tmp_path / "b"), str(tmp_path / "b"))["changes"] == []
+    new = hyb.json("bundle", "diff", str(tmp_path / "have.json"), str(tmp_path / "b"))
+    assert not [c for c in new["changes"] if c["name"].startswith("small/")]
+    delta = hyb.json(
+        "bundle",
+        "create",
+        str(recipe),
+        "-o",
+        str(tmp_path / "d"),
+        "--no-wheels",
+        "--since",
+        str(tmp_path / "have.json"),
+    )
+
+
+def test_nobody_else_writes_to_a_bundle_at_the_same_time(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    from hyb import fs
+
+    hyb, recipe = outside
+    with fs.locked(tmp_path / "b" / ".hyb-bundle.lock"):
+        assert "another hyb" in hyb.fails(3, "bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels")
+
+
+def test_an_image_that_podman_has_comes_along(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    """As a layout here: skopeo takes it like one of Podman's storage or of a registry."""
+    need("skopeo")
+    hyb, recipe = outside
+    hyb.ok("pack", "small/base", "--name", "lab")
+    image = tmp_path / "layout"
+    subprocess.run(["skopeo", "copy", "-q", f"oci:{hyb.store}:lab", f"oci:{image}:router"], check=True)
+    made = hyb.json(
+        "bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels", "--image", f"oci:{image}:router"
+    )
+    assert made["left_out"] == []
+    inside = Hyb(tmp_path / "inside")
+    inside.home.mkdir()
+    assert "router" in inside.json("bundle", "load", str(tmp_path / "b"), "--out", str(tmp_path / "o"))["names"]
+    copy = subprocess.run(
+        ["skopeo", "inspect", f"oci:{inside.store}:router"], capture_output=True, text=True, check=False
+    )
+    assert copy.returncode == 0, copy.stderr
+
+
+@pytest.mark.slow
+def test_inside_there_is_no_network_no_hyb_and_an_empty_home(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    """load → pip install --no-index → run --offline --locked → the same lock, on a machine without any route."""
+    need("pip", "netns")
+    hyb, recipe = outside
+    medium = tmp_path / "medium"
+    hyb.ok("bundle", "create", str(recipe), "-o", str(medium), "--max-size", "20M", timeout=400)
+    home = tmp_path / "home"
+    home.mkdir()
+    machine = Machine("inside", tmp_path / "machine", {})
+    clean = ["env", "-i", "PATH=/usr/bin:/bin", f"HOME={home}", "PIP_CONFIG_FILE=/dev/null"]
+    try:
+        assert machine.ok("ip", "route") == ""
+        script = commands((medium / "README.txt").read_text())
+        script = script.replace("python3 -m venv venv", f"{sys.executable} -m venv {home}/venv")
+        script = script.replace("venv/bin/hyb", f"{home}/venv/bin/hyb").replace("venv/bin/pip", f"{home}/venv/bin/pip")
+        script = script.replace("unpacked", f"{home}/unpacked").replace(f"{home}/venv/bin/hyb bundle load .", "")
+        machine.ok(*clean, "sh", "-euc", f"cd {medium}\n{script}", timeout=300)
+        inside = f"{home}/venv/bin/hyb"
+        machine.ok(
+            *clean, "sh", "-euc", f"cd {home} && {inside} bundle load {medium} && {inside} bundle verify {medium}"
+        )
+        lock = home / "small" / "recipe" / "hyb.lock"
+        assert lock.read_bytes() == (recipe / "hyb.lock").read_bytes()
+        said = machine.ok(*clean, inside, "run", home / "small" / "recipe", "--offline", "--locked", "--json")
+        assert json.loads(said)
+        assert lock.read_bytes() == (recipe / "hyb.lock").read_bytes()
+        wheels = home / "small" / "wheels"
+        again = ["-m", "venv", f"{home}/second"]
+        machine.ok(*clean, sys.executable, *again)
+        machine.ok(
+            *clean, f"{home}/second/bin/pip", "install", "-q", "--no-index", "--find-links", wheels, "--require-hashes",
+            "-r", wheels / "requirements.txt", timeout=300,
+        )  # fmt: skip
+        assert "hyb" in machine.ok(*clean, f"{home}/second/bin/hyb", "version")
+    finally:
+        machine.close()
