@@ -35,6 +35,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("storage", "Show one artifact, or write its files to a folder"),
         "log": ("storage", "List what was done, newest first"),
         "push": ("registry", "Push an artifact to a registry"),
+        "mirror": ("mirror", "Show the store to a lab as a hub, a registry and a package index"),
         "rm": ("storage", "Take a name away"),
         "gc": ("storage", "Remove what no name and no generation reaches"),
     },
@@ -82,6 +83,7 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "passphrase": ("link_credentials", "Encrypt the CA's key, or change its passphrase"),
         "metrics": ("link_metrics", "Write when the certificates of all links end, for Prometheus"),
     },
+    "mirror": {"serve": ("mirror", "Serve the store, read-only, to clients of a hub, a registry and pip")},
     "boundary": {"check": ("boundary", "Look for what must not leave in images, archives, manifests, logs and links")},
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is
