@@ -23,6 +23,7 @@ MODULES = {
     "xllamacpp",
     "openai",
     "lm_eval",
+    "httptools",
     "jsonschema",
     "kubernetes_validate",
 }

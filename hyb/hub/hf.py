@@ -22,6 +22,7 @@ from hyb.hub import cache, hub_errors, local, select
 from hyb.hub.download import Download, Hashes, Meter, Wanted, client, parallel, retried
 from hyb.hub.names import HF
 from hyb.hub.types import Fetched, Place
+from hyb.offline import THERE
 from hyb.progress import Say
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def pin(source: HF, *, offline: bool, say: Say) -> HF:
     if offline or _offline():
         raise HybError(
             f"`{source}` names a branch or tag, and hyb is offline",
-            hint=f"where there is a network, `hyb run` writes its commit into `hyb.lock`; or write hf://{source.repo}@<commit>",
+            hint=f"{THERE.format(source)} and the `hyb.lock` that names its commit; or write hf://{source.repo}@<commit>",
             code=Exit.OFFLINE,
         )
     say(f"asking {endpoint()} which commit `{source.revision}` of `{source.repo}` is")
@@ -118,7 +119,8 @@ class _Fetch:
         if not found:
             raise HybError(
                 f"`{self.source}` is neither in the store nor in the cache `{self.repo.cache}`, and hyb is offline",
-                hint="where there is a network, run the same without `--offline`, then carry the store over",
+                hint=THERE.format(self.source),
+                details=_wanted(self.source),
                 code=Exit.OFFLINE,
             )
         return found
@@ -236,7 +238,16 @@ def _asked(source: HF, question: Callable[[HfApi], T]) -> T:
 def _incomplete(source: HF, absent: Sequence[Wanted]) -> HybError:
     return HybError(
         f"`{source}` is not whole in the cache, and hyb is offline",
-        hint="where there is a network, run the same without `--offline`",
-        details=[f"missing: {w.path}" for w in absent],
+        hint=THERE.format(source),
+        details=[f"missing: {w.path} ({_digest(w)}, {w.size} bytes)" for w in absent],
         code=Exit.OFFLINE,
     )
+
+
+def _digest(wanted: Wanted) -> str:
+    return f"sha256:{wanted.sha256}" if wanted.sha256 else f"git blob {wanted.etag}"
+
+
+def _wanted(source: HF) -> list[str]:
+    """What is missing when not even the list of files is here."""
+    return [f"missing: {source.file or 'all of its files'}, of the commit {source.revision}"]

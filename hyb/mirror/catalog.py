@@ -63,6 +63,7 @@ def read(store: Store, *, everything: bool = False, wheels: Iterable[Wheel] = ()
     artifacts = {a.digest: a for a in _artifacts(store, found)}
     shown = {d: a for d, a in artifacts.items() if everything or not _private(a, artifacts)}
     tags = {name: digest for name, digest in store.tags().items() if digest in shown}
+    found.documents = {d: found.documents[d] for d in shown}
     for artifact in shown.values():
         _registered(artifact, found)
     receipts = [a for a in shown.values() if a.kind == "receipt" and a.subject in shown]

@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of its head; one that follows the body counts for nothing."""
-        self._count(len(name) + len(value))
+        self._count(len(name) + len(value) + 4)
         if not self._whole_head:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             if key in self._headers and key in ("host", "authorization", "range"):

@@ -49,7 +49,8 @@ def answer(request: Request, catalog: Catalog, told: Told) -> Answer | None:
         return Answer(301, b"", {"Location": "simple/"})
     if parts[1:] == ("",):
         return _projects(request, catalog)
-    if len(parts) == 2 or (len(parts) == 3 and not parts[2] and parts[1] != normal(parts[1])):
+    bare = len(parts) == 2 or (len(parts) == 3 and not parts[2] and parts[1] != normal(parts[1]))
+    if bare and normal(parts[1]) in catalog.projects:
         return Answer(301, b"", {"Location": f"/simple/{quote(normal(parts[1]))}/"})
     files = catalog.projects.get(parts[1]) if len(parts) == 3 and not parts[2] else None
     if files is None:
