@@ -2,8 +2,8 @@
 
 `guard` refuses, in this process, every connection that is neither a Unix socket nor loopback, and every look-up of a
 name that is not this machine's. It is an audit hook: no library can go round it from Python, and it can't be taken
-away. What native code opens it does not see; for that the tests follow whole runs with strace. It holds in every
-process of hyb with `--offline` or HYB_OFFLINE, and always in workers and engines, which have no business on the network.
+away. What native code opens it does not see; for that the tests follow whole runs with strace. It holds in each
+process of hyb with `--offline` or HYB_OFFLINE, and always in workers and engines: they have no business outside.
 
 For programs that are not Python's there are their own switches, and a proxy that is not there: curl, git, pip and
 programs in Go go to 127.0.0.1 port 9, where nothing listens, and fail at once.
@@ -54,6 +54,11 @@ SWITCHES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFF
 
 THERE = "where there is a network: `hyb pull '{}'`; then carry its store over"
 """What to do about a source that is not here."""
+PINNED = (
+    "where there is a network, `hyb run` writes its {} into `hyb.lock` (without a recipe: `hyb pull '{}'`);"
+    " carry store and lock over"
+)
+"""What to do about a source whose pin is not known."""
 
 SEALED = {
     **SWITCHES,

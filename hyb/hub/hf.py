@@ -22,7 +22,7 @@ from hyb.hub import cache, hub_errors, local, select
 from hyb.hub.download import Download, Hashes, Meter, Wanted, client, parallel, retried
 from hyb.hub.names import HF
 from hyb.hub.types import Fetched, Place
-from hyb.offline import THERE
+from hyb.offline import PINNED, THERE
 from hyb.progress import Say
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def pin(source: HF, *, offline: bool, say: Say) -> HF:
     if offline or _offline():
         raise HybError(
             f"`{source}` names a branch or tag, and hyb is offline",
-            hint=f"{THERE.format(source)} and the `hyb.lock` that names its commit; or write hf://{source.repo}@<commit>",
+            hint=f"{PINNED.format('commit', source)}; or write hf://{source.repo}@<commit>",
             code=Exit.OFFLINE,
         )
     say(f"asking {endpoint()} which commit `{source.revision}` of `{source.repo}` is")
@@ -73,7 +73,7 @@ def fetch(source: HF, place: Place, revision: str = "") -> list[Fetched]:
 def _fetch(job: _Fetch, revision: str) -> list[Fetched]:
     source, place, offline = job.source, job.place, job.offline
     listed = job.cached() if offline else job.listed()
-    chosen = select.select(listed, f"hf://{source.repo}@{source.revision[:12]}", gguf=source.file)
+    chosen = job.chosen(listed)
     job.meter = Meter(place.say, f"pull {source.repo}", sum(listed[p].size for p in chosen))
     small = [listed[p] for p in chosen if p.endswith(SMALL) or "." not in p]
     files = job.take(small)  # first: a model that is refused for its configuration costs no weights
@@ -124,6 +124,21 @@ class _Fetch:
                 code=Exit.OFFLINE,
             )
         return found
+
+    def chosen(self, listed: dict[str, Wanted]) -> list[str]:
+        """The files to take. Raises HybError; exit 6 when it is the cache, offline, that lacks something."""
+        try:
+            name = f"hf://{self.source.repo}@{self.source.revision[:12]}"
+            return list(select.select(listed, name, gguf=self.source.file))
+        except HybError as error:
+            if not self.offline:
+                raise
+            raise HybError(
+                f"`{self.source}` is not whole in the cache `{self.repo.cache}`, and hyb is offline",
+                hint=THERE.format(self.source),
+                details=[f"missing: {self.source.file or 'weights'}; the cache has: {', '.join(sorted(listed))}"],
+                code=Exit.OFFLINE,
+            ) from error
 
     def take(self, wanted: Sequence[Wanted]) -> list[Fetched]:
         """Have these files: from the store, from the cache, or from the hub, several at a time. Raises HybError."""

