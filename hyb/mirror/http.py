@@ -31,13 +31,17 @@ SMALL = 64 << 10
 """Bytes of a file that are sent with the head, in one piece."""
 MOST = 1024
 Ask = Callable[[Request], Awaitable[Answer]]
+Quick = Callable[[Request], Answer | None]
 
 
 class Connection(asyncio.Protocol):
-    """One client. `ask` answers, `place` says where a blob lies, `others` are all that are connected."""
+    """One client. `ask` answers; `quick` does where it can without waiting: what is small then needs no task.
 
-    def __init__(self, ask: Ask, place: Callable[[str], Path], others: set[Connection]) -> None:
-        self.ask, self.place, self.others = ask, place, others
+    `place` says where a blob lies, `others` are all that are connected.
+    """
+
+    def __init__(self, ask: Ask, quick: Quick, place: Callable[[str], Path], others: set[Connection]) -> None:
+        self.ask, self.quick, self.place, self.others = ask, quick, place, others
         self.loop = asyncio.get_running_loop()
         self.parser = httptools.HttpRequestParser(self)
         self.waiting: deque[Request | RefusedError] = deque()
@@ -164,9 +168,42 @@ class Connection(asyncio.Protocol):
     def _start(self) -> None:
         self._wait(0)
         if self.task is None and not self.transport.is_closing():
+            while self.waiting and self._at_once(self.waiting[0]):
+                self.waiting.popleft()
+            if not self.waiting:
+                self._wait(IDLE_SECONDS)
+                if not self.keep:
+                    self.transport.close()
+                return
             self.transport.pause_reading()
             self.task = self.loop.create_task(self._work())
             self.task.add_done_callback(self._done)
+
+    def _at_once(self, request: Request | RefusedError) -> bool:
+        """Answer without waiting, where that can be; whether it was."""
+        if not self.room.is_set():
+            return False
+        if isinstance(request, RefusedError):
+            answer: Answer | None = request.answer
+        else:
+            answer = self.quick(request)
+        if answer is None:
+            return False
+        bare = (isinstance(request, Request) and request.method == "HEAD") or answer.status == 304
+        body = b"" if bare else answer.body
+        if isinstance(body, Part):
+            if body.count > SMALL:
+                return False
+            try:
+                with self.place(body.blob.digest).open("rb") as stream:
+                    stream.seek(body.start)
+                    body = stream.read(body.count)
+            except OSError:
+                return False
+            if len(body) != answer.length:
+                return False
+        self.transport.write(head_of(answer, last=not self.keep and len(self.waiting) == 1) + body)
+        return True
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.task = None
@@ -201,10 +238,6 @@ class Connection(asyncio.Protocol):
 
     async def _file(self, head: bytes, part: Part) -> None:
         with self.place(part.blob.digest).open("rb") as stream:
-            if part.count <= SMALL:
-                stream.seek(part.start)
-                await self._write(head + stream.read(part.count))
-                return
             self.transport.write(head)
             at, end = part.start, part.start + part.count
             while at < end:

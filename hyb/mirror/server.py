@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hyb.artifact import Blob
 from hyb.blobs import BLOB_MTIME
 from hyb.errors import HybError
 from hyb.mirror import answers, catalog, http, hub, registry, simple
@@ -65,14 +66,23 @@ class Mirror:
 
     async def answer(self, request: Request) -> Answer:
         """The answer to one request."""
-        refused = self._refusal(request)
-        if refused:
-            return refused
+        if (at_once := self.quick(request)) is not None:
+            return at_once
         try:
             return await self._whole(self._route(request, await self._now()))
         except HybError as error:
             self.say(f"{error.message}; it is not served")
             return answers.text(500, "what was asked for is damaged here; the one who runs this mirror has been told")
+
+    def quick(self, request: Request) -> Answer | None:
+        """The answer, where nothing must be read anew or hashed for it; None where something must."""
+        refused = self._refusal(request)
+        if refused:
+            return refused
+        if catalog.mark(self.store) != self._seen:
+            return None
+        answer = self._route(request, self._catalog)
+        return answer if not isinstance(answer.body, Part) or self._untouched(answer.body.blob) else None
 
     def place(self, digest: str) -> Path:
         """Where a blob lies: in the store, or in the folder of wheels."""
@@ -130,19 +140,19 @@ class Mirror:
 
     async def _whole(self, answer: Answer) -> Answer:
         """The answer, once it is sure that its blob is what its digest says. Raises HybError."""
-        if not isinstance(answer.body, Part):
-            return answer
-        blob = answer.body.blob
+        if isinstance(answer.body, Part) and not self._untouched(answer.body.blob):
+            await asyncio.to_thread(self.store.check, answer.body.blob)
+        return answer
+
+    def _untouched(self, blob: Blob) -> bool:
+        """True when a blob is as it was written."""
         if blob.digest in self.places:
-            return answer
+            return True
         try:
             stat = self.store.blob_path(blob.digest).stat()
         except OSError:
-            self.store.check(blob)
-            return answer
-        if stat.st_size != blob.size or stat.st_mtime != BLOB_MTIME:
-            await asyncio.to_thread(self.store.check, blob)
-        return answer
+            return False
+        return stat.st_size == blob.size and stat.st_mtime == BLOB_MTIME
 
     def _metadata(self, wheel: Wheel) -> bytes:
         """A wheel's METADATA, read once."""
@@ -223,10 +233,14 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
+
+    def protocol() -> http.Connection:
+        return http.Connection(mirror.answer, mirror.quick, mirror.place, others)
+
+    patience = http.HEAD_SECONDS if context else None
     server = await loop.create_server(
-        lambda: http.Connection(mirror.answer, mirror.place, others), sock=listener, backlog=1024, ssl=context,
-        ssl_handshake_timeout=http.HEAD_SECONDS if context else None,
-    )  # fmt: skip
+        protocol, sock=listener, backlog=1024, ssl=context, ssl_handshake_timeout=patience
+    )
     host, port = listener.getsockname()[:2]
     ready(f"http{'s' if context else ''}://{f'[{host}]' if ':' in host else host}:{port}")
     await ending.wait()
