@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import hyb
+from hyb import offline
 from hyb.errors import Exit, HybError
 from hyb.formats import intoto
 
@@ -26,20 +27,9 @@ OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 """Threads that spin for long starve the others on a busy machine: training became ten times slower. Threads that do not
 spin at all sleep and wake between any two layers: a small model was decoded at 0.4 times the speed. GNU's OpenMP spins
 for this many turns, some microseconds, and sleeps then; other OpenMPs know the policy alone."""
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-    "DO_NOT_TRACK": "1",
-    "DISABLE_TELEMETRY": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "USE_HUB_KERNELS": "NO",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""Environment of every child: no telemetry, no code fetched from a hub."""
-
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""Environment of every child that has no business on the network: all workers."""
+QUIET = offline.QUIET
+OFFLINE = {**offline.SWITCHES, offline.GUARD: "1"}
+"""Environment of every child that has no business on the network: all workers. The guard holds in it."""
 
 TORCHRUN = "torch.distributed.run"
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}
@@ -100,7 +90,7 @@ def run(
     try:
         done = subprocess.run(
             list(argv),
-            env={**os.environ, **QUIET, **(env or {})},
+            env={**os.environ, **offline.environment(os.environ, argv[0]), **(env or {})},
             cwd=cwd,
             input=stdin,
             capture_output=True,
@@ -146,7 +136,8 @@ def _child_environ() -> dict[str, str]:
     """The environment of hyb's own children: no network, no telemetry, and the hyb that runs now."""
     root = str(Path(hyb.__file__).parents[1])
     paths = os.pathsep.join(dict.fromkeys([root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
-    return {**os.environ, **QUIET, **OFFLINE, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    own = {**OFFLINE, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **offline.environment(os.environ, "python"), **own}
 
 
 def spawn(argv: Sequence[str], *, log: Path | None = None, stdin: int | None = None) -> int:

@@ -22,6 +22,7 @@ MODULES = {
     "bitsandbytes",
     "xllamacpp",
     "openai",
+    "httptools",
     "jsonschema",
     "kubernetes_validate",
 }

@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "sbom": ("provenance", "Write a bill of materials: CycloneDX, with model cards"),
         "push": ("registry", "Push an artifact to a registry"),
         "sign": ("signing", "Sign a model, an image or any artifact; make a key pair"),
+        "mirror": ("mirror", "Show the store to a lab as a hub, a registry and a package index"),
         "rm": ("storage", "Take a name away"),
         "gc": ("storage", "Remove what no name and no generation reaches"),
     },
@@ -96,6 +97,7 @@ SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "load": ("bundle", "Take a bundle into the store"),
         "inventory": ("bundle_read", "Write what the store has, for `create --since` on the other side"),
     },
+    "mirror": {"serve": ("mirror", "Serve the store, read-only, to clients of a hub, a registry and pip")},
     "boundary": {"check": ("boundary", "Look for what must not leave in images, archives, manifests, logs and links")},
 }
 """Command → second word → (module, summary). `hyb link check` is the function `link_check` of its module; whatever is

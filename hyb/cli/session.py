@@ -89,6 +89,10 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
             common["quiet"],
             output.Talk(common["quiet"]),
         )
+        if session.offline:
+            from hyb import offline
+
+            offline.begin()
         try:
             body(session, **arguments)
         finally:

@@ -22,6 +22,7 @@ from hyb.hub import cache, hub_errors, local, select
 from hyb.hub.download import Download, Hashes, Meter, Wanted, client, parallel, retried
 from hyb.hub.names import HF
 from hyb.hub.types import Fetched, Place
+from hyb.offline import PINNED, THERE
 from hyb.progress import Say
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def pin(source: HF, *, offline: bool, say: Say) -> HF:
     if offline or _offline():
         raise HybError(
             f"`{source}` names a branch or tag, and hyb is offline",
-            hint=f"where there is a network, `hyb run` writes its commit into `hyb.lock`; or write hf://{source.repo}@<commit>",
+            hint=f"{PINNED.format('commit', source)}; or write hf://{source.repo}@<commit>",
             code=Exit.OFFLINE,
         )
     say(f"asking {endpoint()} which commit `{source.revision}` of `{source.repo}` is")
@@ -72,7 +73,7 @@ def fetch(source: HF, place: Place, revision: str = "") -> list[Fetched]:
 def _fetch(job: _Fetch, revision: str) -> list[Fetched]:
     source, place, offline = job.source, job.place, job.offline
     listed = job.cached() if offline else job.listed()
-    chosen = select.select(listed, f"hf://{source.repo}@{source.revision[:12]}", gguf=source.file)
+    chosen = job.chosen(listed)
     job.meter = Meter(place.say, f"pull {source.repo}", sum(listed[p].size for p in chosen))
     small = [listed[p] for p in chosen if p.endswith(SMALL) or "." not in p]
     files = job.take(small)  # first: a model that is refused for its configuration costs no weights
@@ -118,10 +119,26 @@ class _Fetch:
         if not found:
             raise HybError(
                 f"`{self.source}` is neither in the store nor in the cache `{self.repo.cache}`, and hyb is offline",
-                hint="where there is a network, run the same without `--offline`, then carry the store over",
+                hint=THERE.format(self.source),
+                details=_wanted(self.source),
                 code=Exit.OFFLINE,
             )
         return found
+
+    def chosen(self, listed: dict[str, Wanted]) -> list[str]:
+        """The files to take. Raises HybError; exit 6 when it is the cache, offline, that lacks something."""
+        try:
+            name = f"hf://{self.source.repo}@{self.source.revision[:12]}"
+            return list(select.select(listed, name, gguf=self.source.file))
+        except HybError as error:
+            if not self.offline:
+                raise
+            raise HybError(
+                f"`{self.source}` is not whole in the cache `{self.repo.cache}`, and hyb is offline",
+                hint=THERE.format(self.source),
+                details=[f"missing: {self.source.file or 'weights'}; the cache has: {', '.join(sorted(listed))}"],
+                code=Exit.OFFLINE,
+            ) from error
 
     def take(self, wanted: Sequence[Wanted]) -> list[Fetched]:
         """Have these files: from the store, from the cache, or from the hub, several at a time. Raises HybError."""
@@ -236,7 +253,16 @@ def _asked(source: HF, question: Callable[[HfApi], T]) -> T:
 def _incomplete(source: HF, absent: Sequence[Wanted]) -> HybError:
     return HybError(
         f"`{source}` is not whole in the cache, and hyb is offline",
-        hint="where there is a network, run the same without `--offline`",
-        details=[f"missing: {w.path}" for w in absent],
+        hint=THERE.format(source),
+        details=[f"missing: {w.path} ({_digest(w)}, {w.size} bytes)" for w in absent],
         code=Exit.OFFLINE,
     )
+
+
+def _digest(wanted: Wanted) -> str:
+    return f"sha256:{wanted.sha256}" if wanted.sha256 else f"git blob {wanted.etag}"
+
+
+def _wanted(source: HF) -> list[str]:
+    """What is missing when not even the list of files is here."""
+    return [f"missing: {source.file or 'all of its files'}, of the commit {source.revision}"]

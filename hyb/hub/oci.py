@@ -24,6 +24,7 @@ from hyb.hub.names import OCI
 from hyb.hub.push import Places
 from hyb.hub.registry import MAX_MANIFEST, Registry
 from hyb.hub.types import Fetched, Place
+from hyb.offline import PINNED, THERE
 from hyb.progress import Progress, Say
 
 TITLE = "org.opencontainers.image.title"  # where a packer names a layer's file, when not by ModelPack
@@ -62,7 +63,7 @@ def pin(source: OCI, *, offline: bool, say: Say, folder: Path) -> OCI:
     if offline:
         raise HybError(
             f"`{source}` is a tag in a registry, and hyb is offline",
-            hint="where there is a network, `hyb run` writes its digest into `hyb.lock`; carry that file over",
+            hint=PINNED.format("digest", source),
             code=Exit.OFFLINE,
         )
     say(f"asking the registry which manifest `{source.where}:{source.ref}` is")
@@ -77,7 +78,8 @@ def fetch(source: OCI, place: Place) -> list[Fetched]:
     if place.offline:
         raise HybError(
             f"`{source}` is not in the store, and hyb is offline",
-            hint="where there is a network, `skopeo copy` it to a folder, carry that over, and pull `oci:DIR`",
+            hint=f"{THERE.format(source)}; or `skopeo copy` it to a folder, carry that over, and pull `oci:DIR`",
+            details=[f"missing: the manifest {source.digest}"],
             code=Exit.OFFLINE,
         )
     with Registry(source.where) as registry:

