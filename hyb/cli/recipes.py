@@ -10,7 +10,7 @@ import typer
 
 from hyb.cli.output import columns, duration, size
 from hyb.cli.session import Session, command
-from hyb.cli.signing import SignerOption, TrustOption, trusting, verify_signature
+from hyb.cli.signing import SignerOption, TrustOption, stored, trusting, verify_signature
 
 if TYPE_CHECKING:
     from hyb.plan import Step
@@ -117,7 +117,7 @@ def verify(
     trusting(trust)
     if running:
         _verify_running(s, what, running, key_file, ca)
-    elif key or signature or (what and (trust or not Path(what).expanduser().exists())):
+    elif key or signature or (what and (trust or stored(s, what))):
         verify_signature(s, what, key or [], signature)
     else:
         _verify_store(s, Path(what) if what else None, repair)

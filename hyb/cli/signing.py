@@ -87,7 +87,7 @@ def sign(
         return
     assert key
     private = _private(key.expanduser(), passphrase_file)
-    if not _known(s, name) and Path(name).expanduser().is_dir():
+    if Path(name).expanduser().is_dir() and not _in_store(s, name):
         _folder(s, Path(name).expanduser(), private, out)
     else:
         _artifact(s, name, private, out, place, receipts)
@@ -159,7 +159,12 @@ def _passphrase(path: Path | None) -> bytes | None:
     return os.environ[PASSPHRASE].encode() if os.environ.get(PASSPHRASE) else None
 
 
-def _known(s: Session, name: str) -> bool:
+def stored(s: Session, name: str) -> bool:
+    """True when this is no path, and the store has something of that name."""
+    return not Path(name).expanduser().exists() and _in_store(s, name)
+
+
+def _in_store(s: Session, name: str) -> bool:
     from hyb.errors import HybError
 
     try:

@@ -16,6 +16,10 @@ CREATED = "1970-01-01T00:00:00Z"
 ARCHITECTURES = ("amd64", "arm64", "ppc64le", "s390x")
 KEY = "io.hyb.layer"
 """Annotation of a layer that hyb made: see Layer."""
+SIGSTORE_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+"""A signature: the media type of a bundle, and by which cosign finds it among an artifact's referrers."""
+SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
+"""What cosign's older form signs of an image: the layer of a manifest under the tag `sha256-<hex>.sig`."""
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 

@@ -20,6 +20,7 @@ from hyb import digest as dg
 from hyb import fs
 from hyb.artifact import INDEX, MANIFEST, Artifact, Blob, blobs_of
 from hyb.errors import Exit, HybError
+from hyb.formats.oci import SIMPLE_SIGNING as SIMPLE
 from hyb.hub.download import TRIES, Meter, StoppedError, parallel
 from hyb.hub.names import OCI
 from hyb.hub.registry import Answer, LaterError, Registry
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 WORKERS = 4  # blobs at a time
 SIGNATURE = "signature"  # the kind of artifact
-SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
 CHUNK = 32 << 20  # bytes a request; a registry that loses a cut request whole (as Docker's 2.8 does) loses this much
 BINARY = {"Content-Type": "application/octet-stream"}
 

@@ -14,27 +14,39 @@ from typing import Any
 from hyb import digest as dg
 from hyb.artifact import INDEX
 from hyb.errors import HybError
+from hyb.formats.oci import SIGSTORE_BUNDLE as BUNDLE
 from hyb.hub.names import OCI
 from hyb.hub.registry import MAX_MANIFEST, Registry
 from hyb.hub.types import Place
 
-BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MOST = 64  # referrers that are looked at
+MOST_BYTES = 64 << 20  # of all bundles together
+TAKEN = frozenset(range(200, 600)) - {408, 429, 503}
+"""Answers to a question for referrers: whatever a registry says that has none is no reason to fail."""
 
 
 def beside(source: OCI, place: Place) -> list[bytes]:
     """The bundles whose subject is the manifest `source.digest`. Raises HybError (exit 5) when the registry fails."""
     if not source.remote:
-        return list(_in_layout(place.folder / source.where, source.digest))
+        return _bounded(_in_layout(place.folder / source.where, source.digest))
     with Registry(source.where) as registry:
-        return list(_in_registry(registry, source.digest))
+        return _bounded(_in_registry(registry, source.digest))
+
+
+def _bounded(bundles: Iterator[bytes]) -> list[bytes]:
+    found: list[bytes] = []
+    for bundle in bundles:
+        if sum(map(len, found)) + len(bundle) > MOST_BYTES:
+            break
+        found.append(bundle)
+    return found
 
 
 def _in_registry(registry: Registry, subject: str) -> Iterator[bytes]:
     for entry in _referrers(registry, subject):
         try:
-            digest, manifest = str(entry["digest"]), entry.get("artifactType")
-            if manifest != BUNDLE or not dg.is_digest(digest):
+            digest, kind = str(entry["digest"]), entry.get("artifactType")
+            if kind != BUNDLE or not dg.is_digest(digest):
                 continue
             layer = _layer(json.loads(registry.manifest(digest)[1]), subject)
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -48,7 +60,7 @@ def _in_registry(registry: Registry, subject: str) -> Iterator[bytes]:
 def _referrers(registry: Registry, subject: str) -> list[Any]:
     """What the referrers API lists, or, where there is none, the index under the tag that stands in for it."""
     for parts in (("referrers", subject), ("manifests", subject.replace(":", "-"))):
-        found = registry.ask("GET", registry.url(*parts), f"the referrers of `{subject}`", ok=(200, 400, 404, 405),
+        found = registry.ask("GET", registry.url(*parts), f"the referrers of `{subject}`", ok=TAKEN,
                              headers={"Accept": INDEX})  # fmt: skip
         try:
             if found.status_code == 200 and (entries := json.loads(found.content)["manifests"]):

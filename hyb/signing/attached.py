@@ -19,6 +19,7 @@ from hyb import digest as dg
 from hyb.artifact import EMPTY, Artifact, Blob, File, blobs_of, document, short
 from hyb.errors import Exit, HybError
 from hyb.formats import strict_json
+from hyb.formats.oci import SIGSTORE_BUNDLE
 from hyb.hub import select
 from hyb.progress import Progress, Say
 from hyb.signing import dsse, model
@@ -62,9 +63,9 @@ def add(store: Store, artifact: Artifact, bundle: bytes) -> Artifact:
     """Keep a bundle as a signature of `artifact`. Nothing is believed here: `find` looks at it."""
     blob, config = store.add_bytes(bundle), store.add_bytes(dg.canonical_json({}))
     subject = Blob(artifact.digest, len(store.read(artifact.digest)))
-    files = [File(FILE, blob, dsse.BUNDLE)]
+    files = [File(FILE, blob, SIGSTORE_BUNDLE)]
     manifest = document(KIND, files, (EMPTY, config), meta={"of": artifact.kind}, subject=subject)
-    manifest["artifactType"] = dsse.BUNDLE
+    manifest["artifactType"] = SIGSTORE_BUNDLE
     return store.add_manifest(manifest)
 
 
@@ -77,7 +78,7 @@ def find(store: Store, artifact: Artifact, keys: Sequence[PublicKey]) -> Found:
     """Which of `keys` signed this very artifact. Never raises for a bad signature: one is enough, others are told."""
     good, bad = [], []
     for signature in of(store, artifact):
-        if signature.files[0].media_type != dsse.BUNDLE:
+        if signature.files[0].media_type != SIGSTORE_BUNDLE:
             continue  # an image's signature in cosign's older form: for other programs
         try:
             good.append(check(store, artifact, _bundle(store, signature), keys))

@@ -16,13 +16,12 @@ import json
 from hyb import digest as dg
 from hyb.artifact import Artifact, Blob, File, document
 from hyb.errors import HybError
-from hyb.formats.oci import CONFIG
+from hyb.formats.oci import CONFIG, SIMPLE_SIGNING
 from hyb.hub.names import OCI
 from hyb.signing.attached import KIND
 from hyb.signing.keys import PrivateKey
 from hyb.store import Store
 
-PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE = "dev.cosignproject.cosign/signature"
 TYPE = "cosign container image signature"
 
@@ -37,8 +36,8 @@ def sign(store: Store, image: Artifact, target: OCI, key: PrivateKey) -> Artifac
     config = store.add_bytes(dg.canonical_json({"architecture": "", "os": "", "config": {},
                                                 "rootfs": {"type": "layers", "diff_ids": [blob.digest]}}))  # fmt: skip
     manifest = document(
-        KIND, [File("cosign.json", blob, PAYLOAD)], (CONFIG, config), meta={"of": image.kind, "for": str(target)},
-        subject=Blob(image.digest, len(store.read(image.digest))),
+        KIND, [File("cosign.json", blob, SIMPLE_SIGNING)], (CONFIG, config),
+        meta={"of": image.kind, "for": str(target)}, subject=Blob(image.digest, len(store.read(image.digest))),
     )  # fmt: skip
     manifest["layers"][0]["annotations"][SIGNATURE] = base64.b64encode(key.sign(data)).decode()
     return store.add_manifest(manifest)

@@ -19,9 +19,9 @@ from typing import Any
 
 from hyb.errors import Exit, HybError
 from hyb.formats import strict_json
+from hyb.formats.oci import SIGSTORE_BUNDLE as BUNDLE
 from hyb.signing.keys import PrivateKey, PublicKey, known, short_id
 
-BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 IN_TOTO = "application/vnd.in-toto+json"
 MOST = 32 << 20
 """Bytes of a bundle: a model of 100,000 files has 20 MB."""

@@ -13,6 +13,7 @@ from hyb import receipt, upkeep
 from hyb.artifact import Artifact
 from hyb.errors import HybError
 from hyb.formats import modelpack
+from hyb.formats.oci import SIGSTORE_BUNDLE
 from hyb.progress import silent
 from hyb.signing import attached, dsse, keys, model
 from hyb.store import Store
@@ -52,7 +53,7 @@ def test_any_artifact_can_be_signed_and_its_signature_is_a_referrer(
     artifact = add(store, kind)
     made = attached.sign(store, artifact, "it", key, silent)
     assert made.subject == artifact.digest
-    assert made.manifest["artifactType"] == dsse.BUNDLE
+    assert made.manifest["artifactType"] == SIGSTORE_BUNDLE
     assert attached.find(store, artifact, [other.public, key.public]).good == (key.public.key_id,)
     assert "signed by none" in reasons(store, artifact, other.public)
     assert attached.sign(store, artifact, "it", key, silent).digest == made.digest  # not a second one
