@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hyb.artifact import INDEX, MANIFEST, REF, Blob
@@ -16,6 +16,8 @@ CREATED = "1970-01-01T00:00:00Z"
 ARCHITECTURES = ("amd64", "arm64", "ppc64le", "s390x")
 KEY = "io.hyb.layer"
 """Annotation of a layer that hyb made: see Layer."""
+MODELS, ADAPTERS = "models", "adapters"
+"""Folders of an image that hyb packs: its model, and one folder an adapter."""
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -31,6 +33,8 @@ class Layer:
     holds: str
     media_type: str = LAYER
     key: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Annotations beside KEY: what an encrypted layer needs."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def image_manifest(config: Blob, layers: Sequence[Layer], annotations: Mapping[s
         "config": {"mediaType": CONFIG, "digest": config.digest, "size": config.size},
         "layers": [
             {"mediaType": x.media_type, "digest": x.blob.digest, "size": x.blob.size}
-            | ({"annotations": {KEY: x.key}} if x.key else {})
+            | ({"annotations": {**({KEY: x.key} if x.key else {}), **x.notes}} if x.key or x.notes else {})
             for x in layers
         ],
         "annotations": dict(annotations),

@@ -71,6 +71,8 @@ class Wanted:
     where: str = "process"
     container: Options | None = None
     """When `where` is `podman`; None for the defaults."""
+    unsealed: str = ""
+    """The private folder that a sealed image was taken out into; the service removes it at its end."""
 
 
 def start(
@@ -132,6 +134,14 @@ def choice_for(store: Store, artifact: Artifact, wanted: Wanted, environ: Mappin
         artifact, store.artifact, engine=wanted.engine, context=wanted.context, parallel=wanted.parallel,
         vllm=with_vllm, adapters=wanted.adapters,
     )  # fmt: skip
+
+
+def running(artifact: Artifact, wanted: Wanted, environ: Mapping[str, str]) -> Service | None:
+    """The service that is there already, when `start` would return it. Raises HybError for another of that name."""
+    found = service.read(service.folder(environ), wanted.name)
+    if found is None or not found.ready:
+        return None  # `start` deals with one that is only starting
+    return _already(service.folder(environ), artifact, wanted)
 
 
 def wait(found: Service) -> int:
@@ -355,6 +365,7 @@ def _job(
         leash=not detach,
         digest=choice.model.digest,
         model_meta=dict(choice.model.meta),
+        unsealed=wanted.unsealed,
     )
 
 
@@ -405,6 +416,7 @@ def _launch(run: Path, choice: Choice, job: GatewayJob, artifact: Artifact, deta
         tls_cert=job.tls_cert,
         unix_socket=job.unix_socket,
         admin_socket=job.admin_socket,
+        unsealed=job.unsealed,
         leash=ours,
     )
     service.write(run, found)
