@@ -42,7 +42,8 @@ def seal(
     known = {x.key: x for x in sealed_layers(store) if x.notes.get(sealed.FOR) == asked and store.has_blob(x.blob)}
     done = {x.diff_id: known[x.key] for x in chosen if x.key in known}
     if new := [x for x in chosen if x.diff_id not in done]:
-        say(f"encrypting {sum(x.blob.size for x in new) / 1e6:,.1f} MB for {len(to)} recipients")
+        whom = "1 recipient" if len(to) == 1 else f"{len(to)} recipients"
+        say(f"encrypting {sum(x.blob.size for x in new) / 1e6:,.1f} MB for {whom}")
         done |= {x.diff_id: x for x in encrypt(store, work, new, to)}
     return [done[x.diff_id] if x in chosen else x for x in stack]
 

@@ -19,6 +19,7 @@ from typing import Any
 from hyb import digest as dg
 from hyb.artifact import META, NEEDS, Artifact, parse, short
 from hyb.errors import Exit, HybError
+from hyb.formats import oci
 
 SUFFIX = "+encrypted"
 KEYS = "org.opencontainers.image.enc.keys.jwe"
@@ -31,6 +32,14 @@ WHAT = ("all", "adapter")
 def is_sealed(artifact: Artifact) -> bool:
     """True for an image of which some layer is encrypted, by whomever."""
     return any(f.media_type.endswith(SUFFIX) for f in artifact.files)
+
+
+def covers(artifact: Artifact) -> tuple[bool, bool]:
+    """(the model is in encrypted layers alone, every adapter is), by the layers themselves and not by what is said."""
+    made = [x for x in artifact.manifest.get("layers", []) if oci.KEY in (x.get("annotations") or {})]
+    closed = [str(x["mediaType"]).endswith(SUFFIX) for x in made]
+    first = len(closed) - len(artifact.meta.get("adapters") or ())
+    return bool(closed) and all(closed), bool(closed) and all(closed[first:])
 
 
 def recipients(artifact: Artifact) -> tuple[str, ...]:
@@ -104,4 +113,6 @@ def opened(artifact: Artifact, adapters: Sequence[tuple[str, str]]) -> Artifact:
     meta = {k: v for k, v in artifact.meta.items() if k != "sealed"}
     meta["adapters"] = [{"name": name, "digest": digest} for name, digest in adapters]
     notes = {k: v for k, v in artifact.manifest["annotations"].items() if k not in (META, PARTS)}
-    return Artifact(artifact.digest, "image", (), meta, (), None, {**artifact.manifest, "annotations": notes})
+    return Artifact(
+        artifact.digest, "image", (), meta, (str(meta["model"]),), None, {**artifact.manifest, "annotations": notes}
+    )
