@@ -73,8 +73,8 @@ def podman_guide(closed: ServiceUnit, opened: ServiceUnit) -> str:
         "Podman runs it once it is in its storage, opened with the private key. The plain layers lie there then:\n\n"
         f"    skopeo copy --decryption-key KEY.pem SOURCE containers-storage:{local}\n\n"
         f"SOURCE is `docker://REGISTRY/{name.rpartition('/')[2]}@{digest}`,\n"
-        "or `oci:STORE:NAME` in hyb's store. `hyb serve NAME --decryption-key KEY.pem --memory-only` serves it without\n"
-        "a plain byte on the disk.\n"
+        "or `oci:STORE:NAME` in hyb's store. `hyb serve NAME --decryption-key KEY.pem --memory-only` serves it\n"
+        "without a plain byte on the disk.\n"
     )
 
 
