@@ -86,7 +86,8 @@ def unseal(store: Store, layers: Sequence[oci.Layer], key: Path, work: Path) -> 
     """
     shown, out = _fresh(work / "sealed"), _fresh(work / "clear")
     show(shown, store, layers)
-    done = engine.run([*COPY, f"--decryption-key={key}", f"oci:{shown}:{NAME}", f"oci:{out}:{NAME}"], check=False)
+    command = [*COPY, f"--decryption-key={key}", f"oci:{shown}:{NAME}", f"oci:{out}:{NAME}"]
+    done = engine.run(engine.tied(command), check=False)
     if done.returncode:
         raise _refused(done.stderr.decode(errors="replace"), key)
     found = {str(x["digest"]): blob_path(out, str(x["digest"])) for x in manifest(out)["layers"]}

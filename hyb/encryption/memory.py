@@ -87,7 +87,7 @@ def sweep(environ: Mapping[str, str]) -> int:
                 if found.is_dir() and not found.is_symlink():
                     with contextlib.suppress(OSError), fs.locked(found / LOCK, wait=False):
                         remove(found)
-                        gone += 1
+                        gone += not found.exists()
     return gone
 
 
