@@ -104,8 +104,8 @@ def run(
 
 
 def tied(argv: Sequence[str]) -> list[str]:
-    """The command line of a program that is killed when this thread's process dies, however it dies: for one that writes
-    what must not stay. Raises HybError when it is not installed."""
+    """The command line of a program that is killed when this process dies, however it dies: for one that writes what
+    must not stay. Raises HybError when it is not installed."""
     if not which(argv[0]):
         raise missing(argv[0])
     return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *argv]

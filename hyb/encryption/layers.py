@@ -72,7 +72,7 @@ def encrypt(store: Store, work: Path, layers: Sequence[oci.Layer], to: Sequence[
         path = work / f"recipient-{number}.pem"
         path.write_bytes(one.pem)
         keys.append(f"--encryption-key=jwe:{path}")
-    engine.run([*COPY, *keys, f"oci:{clear}:{NAME}", f"oci:{out}:{NAME}"])
+    engine.run(engine.tied([*COPY, *keys, f"oci:{clear}:{NAME}", f"oci:{out}:{NAME}"]))
     done = [_taken(store, out, said, layer, to) for said, layer in zip(manifest(out)["layers"], layers, strict=True)]
     shutil.rmtree(clear)
     shutil.rmtree(out)

@@ -216,7 +216,7 @@ def test_podman_serves_it_from_memory_and_its_storage_has_nothing_of_it(
 def test_the_guide_s_command_gives_podman_the_opened_image_under_the_name_in_the_unit(
     lab: Hyb,
     keys: Keys,
-    podman_home: Path,
+    podman_home: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "r"
