@@ -316,16 +316,16 @@ def pack(
 
     if (model is None) == (update is None) or (update and (shape or base)):
         raise HybError("give a model to pack, or `--update IMAGE` alone", hint="see `hyb pack --help`", code=Exit.USAGE)
-    if update is not None:
-        sealing = {"encrypt_to": [path_text(p) for p in encrypt_to or []] or None, "encrypt": encrypt}
-        update_image(s, update, adapter or [], require or [], name, to_podman, sealing)
-        return
     if encrypt_to and to_podman:
         raise HybError(
             "Podman can't take a sealed image without its private key",
             hint="where that is: `skopeo copy --decryption-key KEY.pem oci:STORE:NAME containers-storage:NAME`",
             code=Exit.USAGE,
         )
+    if update is not None:
+        sealing = {"encrypt_to": [path_text(p) for p in encrypt_to or []] or None, "encrypt": encrypt}
+        update_image(s, update, adapter or [], require or [], name, to_podman, sealing)
+        return
     chain, adapters = Chain(s), dict(map(named, adapter or []))
     chosen = chain.stored(str(model))
     if chosen in adapters:

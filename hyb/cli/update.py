@@ -31,6 +31,8 @@ def update(
             f"`{image}` is sealed, and the next image would not be",
             hint="give `--encrypt-to` for each that may read it; what is sealed to the same ones is not sealed again",
         )
+    if was := before.meta.get("sealed"):
+        sealing = {**sealing, "encrypt": sealing["encrypt"] or was["what"]}
     chain, tag = Chain(s), name or slug(image)
     model = _give(chain, slug(str(before.meta.get("model_name") or "model")), str(before.meta["model"]), "model")
     adapters = {str(a["name"]): str(a["digest"]) for a in before.meta.get("adapters", [])}

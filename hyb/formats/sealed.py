@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyb import digest as dg
-from hyb.artifact import META, NEEDS, Artifact, parse, short
+from hyb.artifact import META, NEEDS, Artifact, File, parse, short
 from hyb.errors import Exit, HybError
 from hyb.formats import oci
 
@@ -113,6 +113,7 @@ def opened(artifact: Artifact, adapters: Sequence[tuple[str, str]]) -> Artifact:
     meta = {k: v for k, v in artifact.meta.items() if k != "sealed"}
     meta["adapters"] = [{"name": name, "digest": digest} for name, digest in adapters]
     notes = {k: v for k, v in artifact.manifest["annotations"].items() if k not in (META, PARTS)}
+    clear = tuple(File(f.path, f.blob) for f in artifact.files)  # for its size alone
     return Artifact(
-        artifact.digest, "image", (), meta, (str(meta["model"]),), None, {**artifact.manifest, "annotations": notes}
+        artifact.digest, "image", clear, meta, (str(meta["model"]),), None, {**artifact.manifest, "annotations": notes}
     )

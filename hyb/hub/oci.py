@@ -1,7 +1,8 @@
 """Models as OCI artifacts (CNCF ModelPack, one raw layer a file): from a layout, or from a registry.
 
 A manifest that a hyb wrote comes in as it is, with its digest, name and facts; of any other the files are taken that a
-causal LM needs, and what its ModelPack config says of name and licence.
+causal LM needs, and what its ModelPack config says of name and licence. A sealed image of hyb's comes in as it is, too,
+encrypted: only `hyb serve` with its key makes a model of it.
 """
 
 from __future__ import annotations

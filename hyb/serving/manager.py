@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from hyb import engine as programs
 from hyb import fs
 from hyb.artifact import Artifact, short
+from hyb.encryption import memory
 from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
 from hyb.render.names import is_loopback, label_problem
@@ -177,8 +178,9 @@ def wait(found: Service) -> int:
 
 
 def ps(environ: Mapping[str, str]) -> list[Service]:
-    """What is being served on this machine by this user. Entries of processes that are gone are removed."""
+    """What is being served on this machine by this user. What processes that are gone have left is removed."""
     run = service.folder(environ)
+    memory.sweep(environ)
     found = []
     for name in service.names(run):
         kept = service.read(run, name)

@@ -94,7 +94,9 @@ def test_each_recipient_opens_all_of_it_and_nothing_is_in_the_clear(store: Store
 def test_what_comes_out_has_the_digest_of_the_model_that_went_in(store: Store, ops: Keys, tmp_path: Path) -> None:
     model = a_model(store, os.urandom(3 << 20), context=256)
     (tmp_path / "out").mkdir()
-    inner, shown = opened.take_out(store, sealed_image(store, model, [ops]), ops.private, tmp_path / "out")
+    image = sealed_image(store, model, [ops])
+    inner, shown = opened.take_out(store, image, ops.private, tmp_path / "out")
+    assert shown.size == image.size, "a container's limit of memory counts it"
     assert inner.artifact(model.digest).meta["context"] == 256
     assert (shown.kind, shown.needs) == ("image", (model.digest,))
     assert not list((tmp_path / "out").rglob("clear"))
@@ -216,6 +218,10 @@ def test_a_copy_without_a_key_stays_as_it_is(store: Store, ops: Keys, registry: 
     skopeo("--src-tls-verify=false", f"docker://{registry.host}/lab/bot:1", f"oci:{tmp_path / 'copy'}:it")
     entry = json.loads((tmp_path / "copy" / "index.json").read_bytes())["manifests"][0]
     assert entry["digest"] == image.digest
+    far = Hyb(tmp_path / "far")
+    far.ok("pull", f"oci://{registry.host}/lab/bot:1", "--name", "bot")
+    assert Store(far.store).tags()["bot"] == image.digest
+    assert "all whole" in far.ok("verify")
     stored = [p for p in registry.storage.rglob("data") if p.is_file()]
     assert len(stored) >= len(image.files)
     assert not any(CANARY[:39] in p.read_bytes() for p in [*stored, *(tmp_path / "copy").rglob("*")] if p.is_file())
@@ -301,15 +307,17 @@ def test_the_command_line_seals_pulls_verifies_and_pins(tmp_path: Path) -> None:
     store = Store(lab.store)
     model = a_model(store, CANARY)
     store.tag("m", model.digest)
-    folder = tmp_path / "recipe"
-    (folder / "keys").mkdir(parents=True)
-    (folder / "keys" / "ops.pem").write_bytes(ops.public.read_bytes())
+    store.tag("tuned", an_adapter(store, ADDED, model).digest)
     lab.ok("pack", "m", "--encrypt-to", str(ops.public), "--name", "bot")
     (image,) = [a for a in store.artifacts() if a.kind == "image"]
     said = lab.fails(3, "pack", "m", "--encrypt-to", str(ops.private), "--name", "oops")
     assert "is a private key" in said
     assert base64.b64encode(b"x").decode() not in said
     assert "would not be" in lab.fails(3, "pack", "--update", "bot")
+    assert "private key" in lab.fails(2, "pack", "m", "--encrypt-to", str(ops.public), "--to-podman")
+    said = lab.json("pack", "--update", "bot", "--adapter", "tuned", "--encrypt-to", str(ops.public), "--name", "next")
+    assert said["layers_rewritten"] == 1
+    assert sealed.covers(store.artifact(said["digest"])) == (True, True)
     far = Hyb(tmp_path / "far")
     far.ok("pull", f"oci:{lab.store}:bot", "--name", "bot")
     assert Store(far.store).tags()["bot"] == image.digest

@@ -191,6 +191,23 @@ def test_a_start_that_fails_or_is_killed_leaves_nothing_for_long(far: Hyb, keys:
     assert clear(far) == []
 
 
+def test_the_boundary_s_check_finds_a_model_that_is_not_sealed_and_none_that_is(lab: Hyb, tmp_path: Path) -> None:
+    lab.ok("pack", "m", "--adapter", "tuned", "--name", "plain")
+    for name, code, word in (("whole", 0, "nothing found"), ("part", 4, "weights"), ("plain", 4, "adapter")):
+        copy = [
+            "skopeo",
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            f"oci:{lab.store}:{name}",
+            f"oci:{tmp_path / name}:it",
+        ]
+        subprocess.run(copy, check=True)
+        done = lab("boundary", "check", f"oci:{tmp_path / name}")
+        assert done.returncode == code, done.stdout + done.stderr
+        assert word in done.stdout + done.stderr
+
+
 @pytest.mark.podman
 def test_podman_serves_it_from_memory_and_its_storage_has_nothing_of_it(
     far: Hyb,
@@ -234,6 +251,9 @@ def test_the_guide_s_command_gives_podman_the_opened_image_under_the_name_in_the
     (folder / "hyb.yaml").write_text(json.dumps({"hyb": 1, "name": "r", "stages": stages}))
     lab.ok("run", str(folder))
     lab.ok("show", "r/svc", "--out", str(tmp_path / "out"))
+    lab.ok("run", str(folder), "--locked")
+    said = Hyb(tmp_path / "empty").fails(4, "run", str(folder), "--locked")
+    assert "sealing are not bit-exact" in said
     guide = (tmp_path / "out" / "APPLY.md").read_text()
     line = next(x for x in guide.splitlines() if "--decryption-key KEY.pem SOURCE" in x).strip()
     line = line.replace("KEY.pem", str(keys.private)).replace("SOURCE", f"oci:{lab.store}:r/img")
