@@ -42,6 +42,12 @@ INSTALL = {
     "oc": "from your cluster's console, or the openshift-clients package",
 }
 
+_TIED = """import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])"""
+"""PR_SET_PDEATHSIG (prctl(2)), which outlives the exec; the question is for a parent that died before it."""
+
 
 _RAN: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("ran", default=None)
 
@@ -107,6 +113,14 @@ def run(
             f"`{' '.join(argv[:3])}` failed with status {done.returncode}", details=said[-5:], code=Exit.BELOW
         )
     return done
+
+
+def tied(argv: Sequence[str]) -> list[str]:
+    """The command line of a program that is killed when this process dies, however it dies: for one that writes what
+    must not stay. Raises HybError when it is not installed."""
+    if not which(argv[0]):
+        raise missing(argv[0])
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *argv]
 
 
 def missing(program: str) -> HybError:

@@ -24,7 +24,7 @@ from hyb import engine, layout
 from hyb.artifact import Artifact
 from hyb.containers import Container, Ended, api_arguments, argv, needs_program
 from hyb.errors import Exit, HybError
-from hyb.formats import tar
+from hyb.formats import sealed, tar
 from hyb.podman_errors import SOCKET_OFF, explained
 from hyb.store import Store
 
@@ -126,6 +126,12 @@ def load_image(store: Store, image: Artifact, name: str, info: PodmanInfo | None
     Returns the image's id (64 hex digits: the digest of its config). Raises HybError: exit 3 for what the user can
     mend (no Podman, full disk), exit 5 when Podman fails, exit 4 when it ends up with another image.
     """
+    if sealed.is_sealed(image):
+        raise HybError(
+            f"`{name}` is a sealed image, and here is no key to open it",
+            hint="where the key is: `skopeo copy --decryption-key KEY.pem oci:STORE:NAME containers-storage:NAME`",
+            code=Exit.CHECK,
+        )
     info = info or available()
     wanted = str(image.manifest["config"]["digest"]).removeprefix("sha256:")
     if image_id(name, info) == wanted:

@@ -8,7 +8,7 @@ from hyb import digest as dg
 from hyb.errors import Exit, HybError
 from hyb.progress import Say
 from hyb.recipe import Recipe
-from hyb.stages.base import sources
+from hyb.stages.base import sources, written_in
 
 
 def pin(
@@ -46,8 +46,7 @@ def written(recipe: Recipe, *, all_of_it: bool = False) -> Iterator[tuple[str, s
     """(stage name, field, kind, source) of every source that is written in a recipe, or in the whole of its file."""
     for entry in recipe.whole if all_of_it and recipe.whole else recipe.entries:
         for field, marker in sources(type(entry.spec)).items():
-            value = getattr(entry.spec, field)
-            if isinstance(value, str) and value:
+            for value in written_in(getattr(entry.spec, field)):
                 yield entry.name, field, marker.kind, value
 
 

@@ -15,7 +15,7 @@ from hyb.artifact import Artifact
 from hyb.formats.tune_cost import Machine
 from hyb.lock import Lock
 from hyb.recipe import Entry, Recipe
-from hyb.stages.base import StagePlan, StageSpec, referenced, refs, sources
+from hyb.stages.base import StagePlan, StageSpec, referenced, refs, sources, written_in
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ def key_of(spec: StageSpec, pins: Mapping[str, str], inputs: Mapping[str, str]) 
         values[field] = _digests(values[field], inputs)
     for field, marker in sources(type(spec)).items():
         value = values.get(field)
-        if isinstance(value, str) and value:
+        if isinstance(value, list):
+            values[field] = sorted({pins[source] for source in value})
+        elif isinstance(value, str) and value:
             values[field] = _content(pins[value]) if marker.kind == "model" else pins[value]
     revision = stages.load(spec.stage).REVISION
     return dg.of_json({"stage": spec.stage, "revision": revision, "spec": values})
@@ -122,8 +124,7 @@ def _content(pinned: str) -> str:
 
 def written_sources(spec: StageSpec) -> list[str]:
     """The sources that a spec names."""
-    values = (getattr(spec, field) for field in sources(type(spec)))
-    return [v for v in values if isinstance(v, str) and v]
+    return [source for field in sources(type(spec)) for source in written_in(getattr(spec, field))]
 
 
 def _output(name: str, key: str, lock: Lock, known: Known) -> str | None:

@@ -214,7 +214,7 @@ def _do(
         if options.locked and artifact.digest != lock.stages[name].output:
             raise HybError(
                 f"{name}: made `{short(artifact.digest)}`, the lock says `{short(lock.stages[name].output)}`",
-                hint="GPU training is not bit-exact: bring the locked output here, or run without `--locked`",
+                hint="GPU training and sealing are not bit-exact: bring the locked output, or run without `--locked`",
                 code=Exit.CHECK,
             )
         spec = step.entry.spec.model_dump(mode="json")

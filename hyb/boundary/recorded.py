@@ -17,6 +17,7 @@ from hyb import fs
 from hyb.artifact import Artifact
 from hyb.digest import is_digest
 from hyb.errors import Exit, HybError
+from hyb.formats import sealed
 from hyb.formats.boundary import Boundary, parse
 from hyb.recipe import Recipe
 from hyb.store import Store
@@ -50,11 +51,11 @@ def check_push(store: Store, artifacts: list[Artifact], host: str) -> None:
         return
     wrong = []
     for artifact in artifacts:
-        kind = _CLASSES.get(artifact.kind, "")
         for recipe in _recipes(store, artifact):
             limits = parse(known.get(recipe, {}))[0]
-            if recipe in known and kind and limits.forbids(kind, signed=_signed(store, artifact, limits, kind)):
-                wrong.append(f"boundary of `{recipe}`: {kind}: {_word(limits, kind)}; this is its {artifact.kind}")
+            for kind, closed in _held(artifact) if recipe in known else ():
+                if limits.forbids(kind, signed=_signed(store, artifact, limits, kind), sealed=closed):
+                    wrong.append(f"boundary of `{recipe}`: {kind}: {_word(limits, kind)}; this is its {artifact.kind}")
     if wrong:
         raise HybError(
             f"`{host}` is outside, and the boundary says that this must not leave", details=list(dict.fromkeys(wrong)),
@@ -62,10 +63,20 @@ def check_push(store: Store, artifacts: list[Artifact], host: str) -> None:
         )  # fmt: skip
 
 
+def _held(artifact: Artifact) -> list[tuple[str, bool]]:
+    """(class, it is in encrypted layers alone) of what an artifact holds."""
+    kind, (model, adapters) = _CLASSES.get(artifact.kind, ""), sealed.covers(artifact)
+    beside = [("adapter", adapters)] if artifact.kind == "image" and artifact.meta.get("adapters") else []
+    return [(kind, model), *beside] if kind else []
+
+
 def _word(limits: Boundary, kind: str) -> str:
     word = limits.as_dict()[kind]
-    unsigned = "signed, and it has no signature by a key of your trust policy (`hyb sign`, docs/signing.md)"
-    return unsigned if word == "signed" else word
+    missing = {
+        "signed": "signed, and it has no signature by a key of your trust policy (`hyb sign`, docs/signing.md)",
+        "sealed": "sealed, and this lies in the clear",
+    }
+    return missing.get(word, word)
 
 
 def _signed(store: Store, artifact: Artifact, limits: Boundary, kind: str) -> bool:

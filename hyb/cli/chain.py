@@ -319,6 +319,14 @@ def pack(
     require: Annotated[
         list[str] | None, typer.Option("--require", metavar="REPORT", help="Refuse if it failed.")
     ] = None,
+    encrypt_to: Annotated[
+        list[str] | None,
+        typer.Option("--encrypt-to", metavar="PEM", help="Seal it to this public key or certificate. Repeatable."),
+    ] = None,
+    encrypt: Annotated[
+        str | None,
+        typer.Option("--encrypt", metavar="all|adapter", help="What is sealed; default all that hyb puts in."),
+    ] = None,
     name: NameOption = None,
     to_podman: Annotated[bool, typer.Option("--to-podman", help="Hand the image to Podman, too.")] = False,
     trust: TrustOption = None,
@@ -336,8 +344,15 @@ def pack(
     if (model is None) == (update is None) or (update and (shape or base)):
         raise HybError("give a model to pack, or `--update IMAGE` alone", hint="see `hyb pack --help`", code=Exit.USAGE)
     trusting(trust)
+    if encrypt_to and to_podman:
+        raise HybError(
+            "Podman can't take a sealed image without its private key",
+            hint="where that is: `skopeo copy --decryption-key KEY.pem oci:STORE:NAME containers-storage:NAME`",
+            code=Exit.USAGE,
+        )
     if update is not None:
-        update_image(s, update, adapter or [], require or [], name, to_podman)
+        sealing = {"encrypt_to": [path_text(p) for p in encrypt_to or []] or None, "encrypt": encrypt}
+        update_image(s, update, adapter or [], require or [], name, to_podman, sealing)
         return
     chain, adapters = Chain(s), dict(map(named, adapter or []))
     chosen = chain.stored(str(model))
@@ -350,6 +365,7 @@ def pack(
     chain.add(
         image, stage="pack", model=chosen, adapters=list(adapters) or None, shape=shape,
         base=path_text(base) if base else None, require=[chain.stored(r) for r in require or []] or None,
+        encrypt_to=[path_text(p) for p in encrypt_to or []] or None, encrypt=encrypt,
     )  # fmt: skip
     artifact = chain.run()
     if to_podman and artifact:

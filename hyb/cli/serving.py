@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,6 +52,12 @@ def serve(
     runtime_image: Annotated[
         str, typer.Option("--runtime-image", metavar="IMAGE", help="The engine's image, with --in podman.")
     ] = "",
+    decryption_key: Annotated[
+        str, typer.Option("--decryption-key", metavar="PEM", help="Private key that a sealed image is opened with.")
+    ] = "",
+    memory_only: Annotated[
+        bool, typer.Option("--memory-only", help="Open a sealed image into memory; no disk gets its plain weights.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Come back when it is ready; it goes on.")] = False,
     trust: TrustOption = None,
 ) -> None:
@@ -63,7 +70,8 @@ def serve(
     """
     from hyb.cli.chain import slug
     from hyb.errors import Exit, HybError
-    from hyb.serving import contained, manager
+    from hyb.formats.sealed import is_sealed
+    from hyb.serving import contained, manager, sealed
     from hyb.serving.gateway.adapters import shares
 
     if where not in ("process", "podman"):
@@ -78,14 +86,26 @@ def serve(
         canary=shares(canary or ()), tls_cert=tls_cert, tls_key=tls_key, unix_socket=unix_socket, where=where,
         container=contained.Options(image=runtime_image, runtime=runtime, gpu=gpu, memory=memory << 20),
     )  # fmt: skip
+    if wrong := sealed.misused(artifact, decryption_key, memory_only):
+        raise wrong
+    closed, key = is_sealed(artifact), Path(decryption_key).expanduser().absolute() if decryption_key else None
+    if closed:
+        sealed.check(artifact, wanted, key)
     if s.dry_run:
         manager.check(wanted)
-        choice = manager.choice_for(s.store, artifact, wanted, os.environ)
+        choice = (
+            sealed.choice(artifact, wanted) if closed else manager.choice_for(s.store, artifact, wanted, os.environ)
+        )
         plan = {"engine": choice.engine, "why": choice.why, "host": host, "port": port, "where": where,
                 "adapters": [n for n, _ in choice.adapters]}  # fmt: skip
         s.show(plan, f"{choice.engine}: {choice.why}")
         return
-    found = manager.start(s.store, artifact, wanted, environ=os.environ, detach=detach, say=s.talk)
+    if key:
+        found = sealed.start(
+            s.store, artifact, wanted, key, memory_only=memory_only, environ=os.environ, detach=detach, say=s.talk
+        )
+    else:
+        found = manager.start(s.store, artifact, wanted, environ=os.environ, detach=detach, say=s.talk)
     s.show(found.as_dict(), f"{found.name} at {found.url}, the key is in {found.key_path}")
     if not detach:
         sys.stdout.flush()

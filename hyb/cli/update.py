@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from hyb.cli.output import size
 from hyb.cli.session import Session
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from hyb.cli.chain import Chain
 
 
-def update(s: Session, image: str, given: list[str], require: list[str], name: str | None, to_podman: bool) -> None:
+def update(
+    s: Session, image: str, given: list[str], require: list[str], name: str | None, to_podman: bool,
+    sealing: Mapping[str, Any],
+) -> None:  # fmt: skip
     """Pack what `image` has with the adapters `given` (NAME=ARTIFACT) besides or instead of its own; show the cost."""
     from hyb.cli.chain import Chain, slug
     from hyb.errors import HybError
@@ -22,6 +26,13 @@ def update(s: Session, image: str, given: list[str], require: list[str], name: s
     started, before = time.monotonic(), s.store.artifact(s.store.resolve(image))
     if before.kind != "image" or "model" not in before.meta:
         raise HybError(f"`{image}` is no image that hyb packed", hint="`hyb ls` shows the kind of each")
+    if before.meta.get("sealed") and not sealing["encrypt_to"]:
+        raise HybError(
+            f"`{image}` is sealed, and the next image would not be",
+            hint="give `--encrypt-to` for each that may read it; what is sealed to the same ones is not sealed again",
+        )
+    if was := before.meta.get("sealed"):
+        sealing = {**sealing, "encrypt": sealing["encrypt"] or was["what"]}
     chain, tag = Chain(s), name or slug(image)
     model = _give(chain, slug(str(before.meta.get("model_name") or "model")), str(before.meta["model"]), "model")
     adapters = {str(a["name"]): str(a["digest"]) for a in before.meta.get("adapters", [])}
@@ -30,7 +41,7 @@ def update(s: Session, image: str, given: list[str], require: list[str], name: s
     below = _give(chain, f"{tag}-before", before.digest, "image") if before.meta.get("runnable") else None
     chain.add(
         tag, stage="pack", model=model, adapters=names or None, require=[chain.stored(r) for r in require] or None,
-        name=before.meta.get("name"), architecture=before.meta.get("architecture"), base_of=below,
+        name=before.meta.get("name"), architecture=before.meta.get("architecture"), base_of=below, **sealing,
     )  # fmt: skip
     after = chain.run(show=s.dry_run)
     if after is None:

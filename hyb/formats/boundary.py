@@ -2,8 +2,8 @@
 
     boundary:
       data: never            never | allowed
-      weights: never         never | allowed
-      adapter: signed        never | signed | allowed
+      weights: never         never | sealed | allowed
+      adapter: signed        never | signed | sealed | allowed
       prompts: not-stored    not-stored | allowed
 
 What is not written has the strictest useful value, as above. Credentials are no class: a key never leaves, except in
@@ -19,15 +19,15 @@ from typing import Any
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "data": ("never", "allowed"),
-    "weights": ("never", "allowed"),
-    "adapter": ("never", "signed", "allowed"),
+    "weights": ("never", "sealed", "allowed"),
+    "adapter": ("never", "signed", "sealed", "allowed"),
     "prompts": ("not-stored", "allowed"),
 }
 """Class → what may be said of it."""
 
 COVERS: Mapping[str, str] = {
     "data": "data sets: their files, the rows' questions and answers, reports that quote them",
-    "weights": "models: GGUF, safetensors and PyTorch files, and images that hold them",
+    "weights": "models: GGUF, safetensors and PyTorch files, and images that hold them; `sealed`: in encrypted layers",
     "adapter": "LoRA adapters, as safetensors or GGUF; `signed`: with a signature by a key that you trust",
     "prompts": "what people ask and what the model answers, in logs of any service",
     "credential": "API keys and private keys; they may stand in a Secret and nowhere else",
@@ -44,10 +44,11 @@ class Boundary:
     adapter: str = "signed"
     prompts: str = "not-stored"
 
-    def forbids(self, name: str, *, signed: bool = False) -> bool:
+    def forbids(self, name: str, *, signed: bool = False, sealed: bool = False) -> bool:
         """True when an artifact of this class may not leave. `credential` and `canary` never may."""
         said = asdict(self).get(name, "never")
-        return said in ("never", "not-stored") or (said == "signed" and not signed)
+        missing = (said == "signed" and not signed) or (said == "sealed" and not sealed)
+        return said in ("never", "not-stored") or missing
 
     def as_dict(self) -> dict[str, str]:
         """Class → word."""

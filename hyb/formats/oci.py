@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hyb.artifact import INDEX, MANIFEST, REF, Blob
@@ -20,6 +20,8 @@ SIGSTORE_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 """A signature: the media type of a bundle, and by which cosign finds it among an artifact's referrers."""
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 """What cosign's older form signs of an image: the layer of a manifest under the tag `sha256-<hex>.sig`."""
+MODELS, ADAPTERS = "models", "adapters"
+"""Folders of an image that hyb packs: its model, and one folder an adapter."""
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -35,6 +37,8 @@ class Layer:
     holds: str
     media_type: str = LAYER
     key: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Annotations beside KEY: what an encrypted layer needs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def image_manifest(config: Blob, layers: Sequence[Layer], annotations: Mapping[s
         "config": {"mediaType": CONFIG, "digest": config.digest, "size": config.size},
         "layers": [
             {"mediaType": x.media_type, "digest": x.blob.digest, "size": x.blob.size}
-            | ({"annotations": {KEY: x.key}} if x.key else {})
+            | ({"annotations": {**({KEY: x.key} if x.key else {}), **x.notes}} if x.key or x.notes else {})
             for x in layers
         ],
         "annotations": dict(annotations),

@@ -1,7 +1,8 @@
 """Models as OCI artifacts (CNCF ModelPack, one raw layer a file): from a layout, or from a registry.
 
 A manifest that a hyb wrote comes in as it is, with its digest, name and facts; of any other the files are taken that a
-causal LM needs, and what its ModelPack config says of name and licence.
+causal LM needs, and what its ModelPack config says of name and licence. A sealed image of hyb's comes in as it is, too,
+encrypted: only `hyb serve` with its key makes a model of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from hyb import digest as dg
 from hyb.artifact import FILEPATH, KIND, MANIFEST, MODEL_CONFIG, REF, Blob, parse, safe_path
 from hyb.errors import Exit, HybError
+from hyb.formats import sealed
 from hyb.hub import local, select
 from hyb.hub.download import Download, Meter, Wanted, parallel
 from hyb.hub.names import OCI
@@ -103,7 +105,7 @@ def fetch(source: OCI, place: Place) -> list[Fetched]:
     for path, blob in named.items():
         how = "link" if place.store.has_blob(blob) else "move"
         files.append(Fetched(path, here[blob.digest], blob.digest, how))
-    return _checked(_own_copies(files), source)
+    return _own_copies(files) if _is_sealed(manifest, source.digest) else _checked(_own_copies(files), source)
 
 
 def brought(source: OCI, place: Place) -> Brought | None:
@@ -113,7 +115,9 @@ def brought(source: OCI, place: Place) -> Brought | None:
         config = (place.work / f"config-{NOTE}").read_bytes()
     except FileNotFoundError:
         return None
-    return Brought(manifest, config, _is_own(json.loads(manifest), source.digest))
+    document = json.loads(manifest)
+    own = _is_own(document, source.digest) or _is_sealed(document, source.digest)
+    return Brought(manifest, config, own)
 
 
 def layers(layout: Path, source: OCI, place: Place) -> list[Fetched]:
@@ -136,7 +140,7 @@ def layers(layout: Path, source: OCI, place: Place) -> list[Fetched]:
         files.append(Fetched(path, blob, found, "copy"))
     config = _blob(layout, str(manifest["config"]["digest"]))
     _note(place, manifest, config if config.is_file() else None)
-    return _checked(files, source)
+    return files if _is_sealed(manifest, source.digest) else _checked(files, source)
 
 
 def parsed(data: bytes, digest: str) -> dict[str, Any]:
@@ -233,12 +237,28 @@ def _is_own(manifest: dict[str, Any], digest: str) -> bool:
     return texts and same and not artifact.needs
 
 
+def _is_sealed(manifest: dict[str, Any], digest: str) -> bool:
+    """True for a sealed image of hyb's, byte for byte as it was written: it says itself what is in it.
+
+    Raises HybError (exit 4) when it says so wrongly.
+    """
+    if (manifest.get("annotations") or {}).get(KIND) != "image" or dg.of_json(manifest) != digest:
+        return False
+    try:
+        image = parse(digest, manifest)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return sealed.is_sealed(image) and bool(sealed.parts(image))
+
+
 def _files(manifest: dict[str, Any], source: OCI) -> dict[str, Blob]:
     """Path → blob of the layers to take: all of a model that a hyb wrote, else what a causal LM needs."""
+    if _is_sealed(manifest, source.digest):
+        return {layer["digest"]: Blob(layer["digest"], layer["size"]) for layer in manifest["layers"]}
     if (manifest.get("annotations") or {}).get(KIND, "model") != "model":
         raise HybError(
             f"`{source}` is hyb's, but no model: {manifest['annotations'][KIND]}",
-            hint="an image is fetched with `podman pull`; other artifacts with `skopeo copy`",
+            hint="an image that is not sealed is fetched with `podman pull`; other artifacts with `skopeo copy`",
         )
     named = {_name(layer, source.digest): Blob(layer["digest"], layer["size"]) for layer in manifest["layers"]}
     chosen = select.select(named, str(source))

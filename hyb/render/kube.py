@@ -12,6 +12,7 @@ Source: podman-kube-play(1); tried with Podman 4.3.1.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hyb.render import kubernetes
@@ -57,7 +58,7 @@ def documents(unit: ServiceUnit) -> list[kubernetes.Document]:
 
 def model_volume(unit: ServiceUnit) -> str:
     """Name of the volume that is the model's image."""
-    return f"{unit.name}-model-{unit.model_image.rpartition('sha256:')[2][:12]}"
+    return f"{unit.name}-model-{re.split('sha256:|:opened-', unit.model_image)[-1][:12]}"
 
 
 def _secrets(unit: ServiceUnit) -> list[tuple[str, str, str]]:

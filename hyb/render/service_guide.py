@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hyb.render import compose, kube, kubernetes, quadlet
-from hyb.render.unit import CONTAINER_PORT, ServiceUnit
+from hyb.render import compose, decryption, kube, kubernetes, quadlet
+from hyb.render.unit import CONTAINER_PORT, ServiceUnit, for_podman
 
 
 def guide(unit: ServiceUnit, chosen: tuple[str, ...]) -> str:
@@ -53,6 +53,11 @@ def _look(unit: ServiceUnit, socket: str) -> str:
 
 
 def _images(unit: ServiceUnit) -> str:
+    return _in_storage(unit) + (decryption.podman_guide(unit, for_podman(unit)) if unit.sealed_to else "")
+
+
+def _in_storage(unit: ServiceUnit) -> str:
+    unit = for_podman(unit)
     if not unit.model_image:
         return f"The image must be in Podman's storage: `{unit.runtime_image}`. Nothing is pulled at a start.\n"
     return (
@@ -81,8 +86,9 @@ def _kube(unit: ServiceUnit) -> str:
             f"      podman volume import {name} -\n"
         )
         seen.add(name)
+    image = for_podman(unit).model_image
     model = (
-        f"    podman volume create --driver image --opt image={unit.model_image} \\\n      {kube.model_volume(unit)}\n"
+        f"    podman volume create --driver image --opt image={image} \\\n      {kube.model_volume(unit)}\n"
         if unit.model_image
         else ""
     )
@@ -130,7 +136,7 @@ def _kubernetes(unit: ServiceUnit) -> str:
             "`ImageVolume` is on. For an older cluster: `model_volume: copy`.\n"
         )
     return (
-        f"## {title}\n\n{needs}\n{_secrets(unit)}"
+        f"## {title}\n\n{needs}\n{_node(unit)}{_secrets(unit)}"
         f"    kubectl apply -f kubernetes/{unit.name}.yaml\n"
         f"    kubectl rollout status deployment/{unit.name}\n\n"
         f"Only pods with the label `{kubernetes.CLIENT}: {unit.name}` reach it, on port {unit.port} "
@@ -138,9 +144,15 @@ def _kubernetes(unit: ServiceUnit) -> str:
     )
 
 
+def _node(unit: ServiceUnit) -> str:
+    """What the nodes need for a sealed image."""
+    return f"{decryption.node_guide(unit.name, unit.sealed_to)}\n" if unit.sealed_to else ""
+
+
 def _kserve(unit: ServiceUnit) -> str:
     return (
-        f"## KServe 0.20 or newer\n\nOne of the two, with images that the cluster can pull:\n\n{_secrets(unit)}"
+        "## KServe 0.20 or newer\n\nOne of the two, with images that the cluster can pull:\n\n"
+        f"{_node(unit)}{_secrets(unit)}"
         f"    kubectl apply -f kserve/{unit.name}-isvc.yaml\n"
         f"    kubectl wait --for=condition=Ready inferenceservice/{unit.name}\n\nor\n\n"
         f"    kubectl apply -f kserve/{unit.name}-llm.yaml\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 CONTAINER_PORT = 8000
 """Where the server listens inside its container."""
@@ -73,6 +73,8 @@ class ServiceUnit:
     """The model is copied out of its image by an init container: for clusters without image volumes."""
     model_size: int = 0
     """Bytes of the model's image, for the room that a copy needs."""
+    sealed_to: tuple[str, ...] = ()
+    """Key ids of those who can open the image with the model; () for one that everybody can."""
 
     @property
     def secret(self) -> str:
@@ -146,6 +148,16 @@ def reference_mistake(text: str) -> str:
     if not _REFERENCE.fullmatch(text):
         return f"`{text}` is no whole image reference, like `localhost/bot:latest` or `registry.example.com/lab/bot`"
     return ""
+
+
+def for_podman(unit: ServiceUnit) -> ServiceUnit:
+    """The unit as Podman's documents have it: a sealed image lies opened in Podman's storage, where nothing has the
+    digest that it has sealed. So its tag there says from which sealed image it came."""
+    if not unit.sealed_to:
+        return unit
+    name, _, digest = (unit.model_image or unit.runtime_image).partition("@sha256:")
+    opened = f"{name}:opened-{digest[:12]}"
+    return replace(unit, model_image=opened) if unit.model_image else replace(unit, runtime_image=opened)
 
 
 def pinned(reference: str, digest: str) -> str:

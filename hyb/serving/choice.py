@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hyb.artifact import Artifact, short
 from hyb.errors import HybError
+from hyb.formats import sealed
 
 LLAMA, TRANSFORMERS, VLLM = "llama.cpp", "transformers", "vllm"
 ENGINES = (LLAMA, TRANSFORMERS, VLLM)
@@ -50,6 +51,8 @@ def choose(
     CUDA GPU and a vLLM. `adapters`: (name, adapter) of those to serve beside the model; an image brings its own, too.
     Raises HybError for an artifact that can't be served, or not by the engine that was asked for.
     """
+    if sealed.is_sealed(artifact):
+        raise sealed.locked(artifact)
     given, beside = artifact, [*_packed(artifact, lookup), *adapters]
     while artifact.kind in ("image", "service") and artifact.needs:
         artifact = lookup(str(artifact.meta.get("model") or artifact.needs[0]))

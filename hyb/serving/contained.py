@@ -104,7 +104,7 @@ def prepare(job: GatewayJob, given: Artifact, run: Path, options: Options, *, sa
     image = options.image or IMAGES[job.engine]
     if not engine_podman.image_exists(image, info):
         raise missing_image(image)
-    packed = _packed(given, info)
+    packed = "" if job.unsealed else _packed(given, info)
     if not info.limits:
         say("this Podman can limit neither memory nor processes (rootless needs cgroups v2, delegated by systemd)")
     found = Settings(

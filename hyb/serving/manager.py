@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from hyb import engine as programs
 from hyb import fs
 from hyb.artifact import Artifact, short
+from hyb.encryption import memory
 from hyb.errors import Exit, HybError
 from hyb.progress import Progress, Say, silent
 from hyb.render.names import is_loopback, label_problem
@@ -72,6 +73,8 @@ class Wanted:
     where: str = "process"
     container: Options | None = None
     """When `where` is `podman`; None for the defaults."""
+    unsealed: str = ""
+    """The private folder that a sealed image was taken out into; the service removes it at its end."""
 
 
 def start(
@@ -137,6 +140,14 @@ def choice_for(store: Store, artifact: Artifact, wanted: Wanted, environ: Mappin
     )  # fmt: skip
 
 
+def running(artifact: Artifact, wanted: Wanted, environ: Mapping[str, str]) -> Service | None:
+    """The service that is there already, when `start` would return it. Raises HybError for another of that name."""
+    found = service.read(service.folder(environ), wanted.name)
+    if found is None or not found.ready:
+        return None  # `start` deals with one that is only starting
+    return _already(service.folder(environ), artifact, wanted)
+
+
 def wait(found: Service) -> int:
     """Stay until a service of this process ends; the exit status for the shell.
 
@@ -170,8 +181,9 @@ def wait(found: Service) -> int:
 
 
 def ps(environ: Mapping[str, str]) -> list[Service]:
-    """What is being served on this machine by this user. Entries of processes that are gone are removed."""
+    """What is being served on this machine by this user. What processes that are gone have left is removed."""
     run = service.folder(environ)
+    memory.sweep(environ)
     found = []
     for name in service.names(run):
         kept = service.read(run, name)
@@ -361,6 +373,7 @@ def _job(
         leash=not detach,
         digest=choice.model.digest,
         model_meta=dict(choice.model.meta),
+        unsealed=wanted.unsealed,
     )
 
 
@@ -411,6 +424,7 @@ def _launch(run: Path, choice: Choice, job: GatewayJob, artifact: Artifact, deta
         tls_cert=job.tls_cert,
         unix_socket=job.unix_socket,
         admin_socket=job.admin_socket,
+        unsealed=job.unsealed,
         leash=ours,
     )
     service.write(run, found)

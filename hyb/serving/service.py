@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hyb import fs
+from hyb.encryption import memory
 from hyb.places import data_home
 
 EXITING = 0x4
@@ -66,6 +67,8 @@ class Service:
     """It listens here, too."""
     admin_socket: str = ""
     """The owner's door."""
+    unsealed: str = ""
+    """The private folder with what a sealed image was taken out into; "" for any other."""
     ready: bool = False
     """It has announced itself: the model has answered."""
     leash: int | None = field(default=None, compare=False, repr=False)
@@ -129,9 +132,11 @@ def read(run: Path, name: str) -> Service | None:
 
 
 def forget(run: Path, name: str) -> None:
-    """Remove the files of a service that is gone, and its folder of sockets."""
+    """Remove the files of a service that is gone, and its private folders."""
     if found := read(run, name):
         remove_sockets(Path(found.admin_socket).parent)
+        if found.unsealed:
+            memory.remove(Path(found.unsealed))
     for suffix in SUFFIXES:
         (run / f"{name}{suffix}").unlink(missing_ok=True)
 

@@ -50,7 +50,7 @@ class Ref:
 @dataclass(frozen=True)
 class Source:
     """Marks a spec field that is pinned before the run: `kind` "model" (hf://, pypi://, oci:, file:, a short name)
-    or "path" (a file or folder beside the recipe)."""
+    or "path" (a file or folder beside the recipe, or a list of them)."""
 
     kind: str
 
@@ -140,6 +140,12 @@ def refs(spec: type[BaseModel]) -> dict[str, Ref]:
 def sources(spec: type[BaseModel]) -> dict[str, Source]:
     """The fields of a Spec that are pinned."""
     return {n: m for n, f in spec.model_fields.items() for m in f.metadata if isinstance(m, Source)}
+
+
+def written_in(value: object) -> list[str]:
+    """The sources that a field marked as `Source` names: one, or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if isinstance(v, str) and v]
 
 
 def referenced(spec: BaseModel) -> list[str]:

@@ -5,7 +5,10 @@ weight file is one uncompressed layer (weights hardly compress, and a layer that
 again), all small files are one more on top, each adapter one more on top of these: an adapter that changes rewrites
 its own layer alone. A layer that any image of the store has is taken, not written (hyb.layers writes the others).
 
-Nothing in the image depends on the time or the machine, so the same model gives the same digest everywhere.
+Nothing in the image depends on the time or the machine, so the same model gives the same digest everywhere; but not in
+a sealed one (`encrypt_to`), whose layers are encrypted with keys that are new each time. Its config, and the digest
+that it would have had unsealed, which it notes, are the same everywhere. A layer that an image of the store has for the
+same recipients is taken from there. The lock pins the sealed image: the bytes that travel.
 """
 
 from __future__ import annotations
@@ -29,8 +32,10 @@ from pydantic import (
 from hyb import digest as dg
 from hyb import fs, layers, layout
 from hyb.artifact import KIND, META, NEEDS, Artifact, Blob, File, short
+from hyb.encryption.keys import recipients
+from hyb.encryption.layers import seal, sealed_layers
 from hyb.errors import HybError
-from hyb.formats import modelpack, oci, tar
+from hyb.formats import modelpack, oci, sealed, tar
 from hyb.lineage import check_adapters, check_gates
 from hyb.progress import Progress
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, Source, StagePlan, StageSpec
@@ -38,10 +43,11 @@ from hyb.store import Store
 
 SUMMARY = "a model as an OCI image that Podman and Kubernetes can mount or run"
 REVISION = 2
-ADAPTERS = "adapters"  # a folder an adapter
-FOLDER = "models"  # where KServe, RamaLama and llama.cpp's images look
+ADAPTERS = oci.ADAPTERS  # a folder an adapter
+FOLDER = oci.MODELS  # where KServe, RamaLama and llama.cpp's images look
 BIG = 64 << 20  # bytes from which a file that is no weight has a layer of its own, too
 RATE = 400e6  # bytes/s for the plan: read, sha256 and write on a plain disk
+RATE_SEALED = 80e6  # the same, with skopeo's encryption
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*")
 
 
@@ -63,6 +69,10 @@ class Spec(StageSpec):
     """Of a runnable image: a folder with the OCI image layout to build on."""
     base_of: Annotated[str, Ref("image")] = ""
     """Instead of `base`: a runnable image in the store, whose base is taken."""
+    encrypt_to: Annotated[list[str], Source("path")] = Field(default_factory=list)
+    """Public keys or certificates (PEM) of those who may read the image; none: everybody may."""
+    encrypt: Literal["all", "adapter"] = "all"
+    """With `encrypt_to`: all that hyb puts in, or the adapters alone, on a model that anybody may have."""
     architecture: Literal["amd64", "arm64", "ppc64le", "s390x"] = "amd64"
     """Of the machines that will mount or run the image; never taken from this one, so that digests agree."""
 
@@ -74,6 +84,11 @@ class Spec(StageSpec):
                 f"`{name}` is no image name: lower-case letters, digits, `.`, `_`, `-`, parts joined by `/`"
             )
         return name
+
+    @field_validator("encrypt_to", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value else value
 
     @model_validator(mode="before")
     @classmethod
@@ -91,6 +106,10 @@ class Spec(StageSpec):
             raise ValueError("`base` and `base_of` exclude each other")
         if self.shape == "artifact" and self.adapters:
             raise ValueError("`shape: artifact` is one model; `adapters` need `shape: image` or `runnable`")
+        if self.encrypt_to and self.shape == "artifact":
+            raise ValueError("`encrypt_to` seals the layers of an image; a `shape: artifact` has none of its own")
+        if self.encrypt == "adapter" and not (self.encrypt_to and self.adapters):
+            raise ValueError("`encrypt: adapter` needs `adapters` to seal, and `encrypt_to` to say to whom")
         if len(set(self.adapters)) < len(self.adapters):
             raise ValueError("`adapters` names one twice")
         return self
@@ -118,13 +137,16 @@ def plan(spec: Spec, inputs: MaybeInputs) -> StagePlan:
         reads.append(f"base image `{spec.base or spec.base_of}`")
     if spec.shape == "artifact":
         return StagePlan(makes=f"`{spec.model}` itself, an OCI artifact already", reads=tuple(reads), disk=0, seconds=0)
+    reads += [f"public key `{path}`" for path in spec.encrypt_to]
+    kind = "sealed image" if spec.encrypt_to else "image"
     beside = f", {len(spec.adapters)} adapters at `/{ADAPTERS}`" if spec.adapters else ""
     return StagePlan(
-        makes=f"image `{image_name(spec, model)}`, linux/{spec.architecture}, the model at `/{FOLDER}`{beside}",
+        makes=f"{kind} `{image_name(spec, model)}`, linux/{spec.architecture}, the model at `/{FOLDER}`{beside}",
         reads=tuple(reads),
-        disk=disk,
+        runs=("skopeo copy --encryption-key",) if spec.encrypt_to else (),
+        disk=disk * (2 if spec.encrypt_to else 1) if disk is not None else None,
         memory=64 << 20,
-        seconds=disk / RATE if disk is not None else None,
+        seconds=disk / (RATE_SEALED if spec.encrypt_to else RATE) if disk is not None else None,
     )
 
 
@@ -132,7 +154,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     """Write the image into the store.
 
     Raises HybError: exit 4 when a required exam was failed or is of something else, exit 3 for an adapter that does
-    not fit the model.
+    not fit the model, or a recipient that is none; exit 5 when skopeo can't encrypt.
     """
     model, store = inputs[spec.model], context.store
     adapters = {name: inputs[name] for name in spec.adapters}
@@ -140,9 +162,11 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     check_gates({name: inputs[name] for name in spec.require}, spec.model, model, store, adapters.values())
     if spec.shape == "artifact":
         return model
+    to = recipients([context.path(p) for p in spec.encrypt_to])
     started = time.monotonic()
     base = _base(spec, inputs, context)
-    stack = [*(base.layers if base else ()), *_write_layers(_groups(model, adapters), context)]
+    own = list(_write_layers(_groups(model, adapters), context))
+    stack = [*(base.layers if base else ()), *own]
     name = image_name(spec, model)
     said = labels(name, model, base, adapters)
     config = store.add_bytes(
@@ -154,6 +178,11 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         NEEDS: ",".join(sorted({model.digest, *(a.digest for a in adapters.values())})),
         "org.opencontainers.image.title": name,
     }
+    if to:
+        chosen = own if spec.encrypt == "all" else own[-len(adapters) :]
+        plain = oci.image_manifest(config, stack, annotations)
+        stack = seal(stack, chosen, to, store, context.work, context.say)
+        annotations = sealed.notes_of(plain, spec.encrypt, [r.key_id for r in to], [model, *adapters.values()])
     image = store.add_manifest(oci.image_manifest(config, stack, annotations))
     context.record("seconds", round(time.monotonic() - started, 3))
     context.record("bytes", image.size)
@@ -266,7 +295,12 @@ def _known_layers(store: Store) -> dict[str, Blob]:
     """The layers of all images in the store, by what they hold."""
     found = (layer for a in store.artifacts() if a.kind == "image" for layer in a.manifest.get("layers", []))
     notes = ((layer, (layer.get("annotations") or {}).get(oci.KEY)) for layer in found)
-    return {key: Blob(layer["digest"], layer["size"]) for layer, key in notes if key}
+    clear = {x.key: Blob(x.diff_id, x.blob.size) for x in sealed_layers(store)}  # the cipher adds no byte
+    return clear | {
+        key: Blob(layer["digest"], layer["size"])
+        for layer, key in notes
+        if key and not layer["mediaType"].endswith(sealed.SUFFIX)
+    }
 
 
 def _base(spec: Spec, inputs: Inputs, context: Context) -> oci.Base | None:

@@ -14,16 +14,18 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hyb.artifact import Artifact, File, short
 from hyb.errors import HybError
-from hyb.render import compose, kserve, kube, kubernetes, quadlet
+from hyb.formats import sealed
+from hyb.render import compose, decryption, kserve, kube, kubernetes, quadlet
 from hyb.render.names import label_problem
 from hyb.render.service_guide import guide
-from hyb.render.unit import GPU, ServiceUnit, pinned, reference_mistake
+from hyb.render.unit import GPU, ServiceUnit, for_podman, pinned, reference_mistake
 from hyb.stages.base import Context, Inputs, MaybeInputs, Ref, StagePlan, StageSpec
 from hyb.store import Store
 
 SUMMARY = "a service from a model or its image: units for Podman, Compose, Kubernetes, KServe"
 REVISION = 2
 TARGETS = ("quadlet", "kube", "compose", "kubernetes", "kserve")
+PODMAN = ("quadlet", "kube", "compose")
 BOTH = ("quadlet", "kubernetes")
 RUNTIME = "localhost/hyb-serve-cpu:latest"
 BYTES_A_TOKEN = 128 << 10  # of key-value cache: on the safe side for models of a few billion parameters
@@ -199,15 +201,18 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
 
 def documents(spec: Spec, unit: ServiceUnit, target: str) -> dict[str, str]:
     """Path → text of one target's documents."""
+    if target in PODMAN:
+        unit = for_podman(unit)
     if target == "quadlet":
         return {f"quadlet/{unit.name}.container": quadlet.container(unit, spec.podman)}
     if target == "kube":
         return {f"kube/{unit.name}.yaml": kubernetes.dump(kube.documents(unit))}
     if target == "compose":
         return {f"compose/{unit.name}.yaml": compose.dump(unit)}
+    node = decryption.files(unit.name) if unit.sealed_to else {}
     if target == "kubernetes":
-        return {f"kubernetes/{unit.name}.yaml": kubernetes.dump(kubernetes.documents(unit))}
-    return {
+        return {f"kubernetes/{unit.name}.yaml": kubernetes.dump(kubernetes.documents(unit)), **node}
+    return node | {
         f"kserve/{unit.name}-isvc.yaml": kubernetes.dump(kserve.inference_service(unit)),
         f"kserve/{unit.name}-llm.yaml": kubernetes.dump(kserve.llm_inference_service(unit)),
     }
@@ -215,7 +220,7 @@ def documents(spec: Spec, unit: ServiceUnit, target: str) -> dict[str, str]:
 
 def describe(spec: Spec, given: Artifact, store: Store) -> ServiceUnit:
     """The service as plain data. Raises HybError, see `run`."""
-    model = store.artifact(str(given.meta["model"])) if given.kind == "image" else given
+    model = _model(given, store)
     if model.meta.get("format") != "gguf" and spec.runtime_image == RUNTIME:
         raise HybError(
             f"`{RUNTIME}` serves GGUF; model `{short(model.digest)}` is {model.meta.get('format') or 'something else'}",
@@ -258,10 +263,19 @@ def describe(spec: Spec, given: Artifact, store: Store) -> ServiceUnit:
         unix_socket=spec.unix_socket,
         copy=copies,
         model_size=given.size,
+        sealed_to=sealed.recipients(given),
     )
     if mistakes := _misfits(spec, given, unit):
         raise HybError("; ".join(text for text, _ in mistakes), hint="; ".join(hint for _, hint in mistakes))
     return unit
+
+
+def _model(given: Artifact, store: Store) -> Artifact:
+    """The model of an image; a sealed one brings what is known of it, for its model need not be here."""
+    if given.kind != "image":
+        return given
+    digest = str(given.meta["model"])
+    return sealed.parts(given)[digest] if sealed.is_sealed(given) else store.artifact(digest)
 
 
 def _misfits(spec: Spec, given: Artifact, unit: ServiceUnit) -> list[tuple[str, str]]:

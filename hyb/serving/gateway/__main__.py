@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from hyb import fs
+from hyb.encryption import memory
 from hyb.errors import HybError
 from hyb.serving import child
 from hyb.serving.gateway import admin, app, listen
@@ -114,7 +115,8 @@ def main(argv: list[str]) -> int:
         child.read_key(Path(job.key_path))
         listen.room_for_connections()
         listener = listen.tcp(job)  # first: a port that is taken should not cost a model's loading
-        return asyncio.run(serve(job, listener))
+        with memory.held(Path(job.unsealed)) if job.unsealed else contextlib.nullcontext():
+            return asyncio.run(serve(job, listener))
     except (child.UnableError, HybError) as error:
         return child.give_up(error)
 

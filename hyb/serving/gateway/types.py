@@ -72,6 +72,8 @@ class GatewayJob:
     """The model artifact's meta."""
     container: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the engine's container, when `where` is `podman`."""
+    unsealed: str = ""
+    """The private folder that holds what a sealed image was taken out into; removed at the end."""
 
     def write(self, path: Path) -> None:
         """Write the job, readable by its owner alone. Raises OSError."""

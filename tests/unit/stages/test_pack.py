@@ -16,6 +16,7 @@ from hyb.artifact import Artifact, Blob, blobs_of
 from hyb.errors import Exit, HybError
 from hyb.formats import modelpack, oci, tar
 from hyb.lineage import lineage
+from hyb.plan import key_of, written_sources
 from hyb.progress import Progress
 from hyb.stages import pack
 from hyb.stages.base import Context
@@ -434,3 +435,16 @@ def test_a_runnable_image_gets_another_adapter_on_the_same_base(store: Store, tm
 def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         pack.Spec.model_validate({"model": "m", **fields})
+
+
+def test_a_recipient_may_be_written_without_a_list_and_their_order_makes_no_other_step() -> None:
+    one = pack.Spec.model_validate({"model": "m", "encrypt_to": "a.pem"})
+    assert one.encrypt_to == ["a.pem"]
+    pins = {"a.pem": "sha256:1", "b.pem": "sha256:2", "c.pem": "sha256:1"}
+    keys = {
+        key_of(pack.Spec(model="m", encrypt_to=to), pins, {"m": "sha256:0"})
+        for to in (["a.pem", "b.pem"], ["b.pem", "a.pem"], ["b.pem", "c.pem"])
+    }
+    assert len(keys) == 1
+    assert key_of(one, pins, {"m": "sha256:0"}) not in keys
+    assert written_sources(one) == ["a.pem"]
