@@ -78,12 +78,22 @@ def prepare(
     """
     pins, lock = _inputs(recipe, options, say, lenient=lenient)
     steps = plan(recipe, pins, lock, known(store, costs=True))
+    if options.container:
+        steps = [_inside(step, options.container) for step in steps]
     if options.lock and (undone := rolled_back(recipe, pins, generations.read(store, recipe.name))):
         say(f"a run is refused: {undone.message}; {undone.hint}")
     if options.locked:
         _same(recipe, pins, lock, steps)
     _licensed(recipe, {step.entry.name: store.artifact(step.output) for step in steps if step.output})
     return pins, lock, steps
+
+
+def _inside(step: Step, image: str) -> Step:
+    """A step as it is run with its training in a container of this image."""
+    if step.entry.stage != "tune":
+        return step
+    runs = tuple(f"podman run --network=none {image} {line}" for line in step.plan.runs)
+    return replace(step, plan=replace(step.plan, runs=runs))
 
 
 def _inputs(recipe: Recipe, options: Options, say: Say, *, lenient: bool = False) -> tuple[dict[str, str], Lock]:

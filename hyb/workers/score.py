@@ -211,8 +211,9 @@ class TorchSpeaker:
         ]
         if long:
             raise Failed(
-                f"{len(long)} question(s) leave no room in the model's context of {self.context} tokens", details=long
-            )
+                f"{len(long)} question(s) leave no room in the model's context of {self.context} tokens",
+                hint="lower the most tokens of an answer, or shorten the questions", details=long,
+            )  # fmt: skip
         order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]

@@ -214,6 +214,12 @@ def test_a_recipe_is_told_where_to_tune(hyb: Hyb, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     assert "the recipe has none" in hyb.fails(2, "run", str(path), "--in", "podman")
     assert "only `--in podman`" in hyb.fails(2, "run", str(path), "--in", "docker")
+    path.write_text(
+        path.read_text()
+        + "  base: {stage: pull, source: smollm2-135m}\n  bot: {stage: tune, model: base, data: rows}\n"
+    )
+    planned = hyb.ok("run", str(path), "--in", "podman", "--image", "tuner:1", "--dry-run", "--offline")
+    assert "podman run --network=none tuner:1 python -m hyb.workers.sft" in planned
     assert "add `--in podman`" in hyb.fails(2, "run", str(path), "--image", "x")
 
 
