@@ -91,8 +91,8 @@ def start(
     trust policy refuses; exit 5 when the engine ends or does not answer in time.
     """
     check(wanted)
-    for each in (artifact, *(a for _, a in wanted.adapters)):
-        gate.check(store, each, "serve", environ, say=say)
+    if not wanted.unsealed:  # a sealed image was checked in its own store: what was taken out has no signatures
+        trusted(store, artifact, wanted, environ, say)
     choice = choice_for(store, artifact, wanted, environ)
     modules = (*GATEWAY, *(NEEDS[choice.engine] if wanted.where == "process" else ()))
     programs.require(modules, EXTRA[choice.engine], "serve")
@@ -138,6 +138,12 @@ def choice_for(store: Store, artifact: Artifact, wanted: Wanted, environ: Mappin
         artifact, store.artifact, engine=wanted.engine, context=wanted.context, parallel=wanted.parallel,
         vllm=with_vllm, adapters=wanted.adapters,
     )  # fmt: skip
+
+
+def trusted(store: Store, artifact: Artifact, wanted: Wanted, environ: Mapping[str, str], say: Say) -> None:
+    """Raise HybError (exit 4) when the trust policy in force refuses what is to be served, or one of its adapters."""
+    for each in (artifact, *(a for _, a in wanted.adapters)):
+        gate.check(store, each, "serve", environ, say=say)
 
 
 def running(artifact: Artifact, wanted: Wanted, environ: Mapping[str, str]) -> Service | None:

@@ -52,6 +52,7 @@ def start(
     Raises HybError as that, `check`, `opened.take_out` and `memory.place` do.
     """
     check(image, wanted, key)
+    manager.trusted(store, image, wanted, environ, say)
     if running := manager.running(image, wanted, environ):
         say(f"`{wanted.name}` is being served already at {running.url}")
         return running

@@ -275,3 +275,24 @@ def test_the_guide_s_command_gives_podman_the_opened_image_under_the_name_in_the
     documents = (tmp_path / "out" / "kubernetes" / "img.yaml").read_text()
     assert f"@{digest}" in documents
     assert "BEGIN" not in guide + documents + (tmp_path / "out" / "crio" / "img-machineconfig.yaml").read_text()
+
+
+def test_a_sealed_image_is_served_by_the_signature_that_it_has_in_its_own_store(
+    lab: Hyb, keys: Keys, tmp_path: Path
+) -> None:
+    lab.ok("sign", "--new-key", str(tmp_path / "signer"))
+    public = next((tmp_path / "signer").glob("*.pub"))
+    policy = tmp_path / "trust.yaml"
+    policy.write_text(
+        f"hyb-trust: 1\nkeys: {{lab: {{file: {public}}}}}\nrules: [{{pattern: whole, keys: [lab], mode: enforce}}]\n"
+        "default: off\n"
+    )
+    options = ["--port", "0", "--detach", "--decryption-key", str(keys.private), "--trust", str(policy)]
+    assert "it has no signature" in lab.fails(4, "serve", "whole", *options)
+    assert clear(lab) == [], "it is refused before anything is taken out"
+    lab.ok("sign", "whole", "--key", str(next((tmp_path / "signer").glob("*.key"))))
+    lab.ok("serve", "whole", *options)
+    try:
+        assert answers(lab, "whole")
+    finally:
+        lab.ok("stop", "whole")
