@@ -139,7 +139,7 @@ def test_the_stages_open_no_socket_that_leaves_the_machine(hyb: Hyb, model: str,
         f"hyb: 1\nname: small\nstages:\n  base: {{stage: pull, source: 'file:{tmp_path}/tiny'}}\n"
         "  facts: {stage: data, source: rows.jsonl, holdout: 0.25}\n"
         "  exam: {stage: eval, model: base, data: facts}\n"
-        "  image: {stage: pack, model: base}\n"
+        "  gguf: {stage: export, model: base, format: gguf, quantize: q8_0}\n  image: {stage: pack, model: gguf}\n"
         "  service: {stage: serve, image: image, target: quadlet}\n"
         "  van: {stage: link, service: service, namespace: chat, apps_domain: apps.example.com}\n"
     )
