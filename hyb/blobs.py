@@ -142,7 +142,8 @@ class Blobs:
         except NotADirectoryError as error:
             raise HybError(f"the store `{self.root}` is a file", hint="give a folder with `--store DIR`") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HybError(f"`{path}` can't be read: {error}", hint="give another store with `--store DIR`") from error
+            hint = "if it was damaged, remove it: hyb writes it anew; or give another store with `--store DIR`"
+            raise HybError(f"`{path}` can't be read: {error}", hint=hint, code=Exit.CHECK) from error
         if found != FORMAT:
             raise HybError(
                 f"the store `{self.root}` has format {found}; this hyb knows format {FORMAT}",
@@ -198,13 +199,13 @@ class Blobs:
         fs.sync_folder(self.blobs)
 
     def _missing(self, digest: str) -> HybError:
-        hint = "`hyb verify` lists all that is missing; `hyb run` makes it again"
+        hint = "`hyb verify` lists all that is missing; `hyb repair` makes or fetches it again"
         return HybError(f"blob `{digest}` is not in the store `{self.root}`", hint=hint, code=Exit.CHECK)
 
     def _damaged(self, digest: str) -> HybError:
         return HybError(
             f"blob `{self.blob_path(digest)}` is damaged: its content is not `{digest}`",
-            hint="`hyb verify --repair` sets it aside; the next `hyb run` makes or fetches it again",
+            hint="`hyb repair` sets it aside and makes or fetches it again",
             code=Exit.CHECK,
         )
 

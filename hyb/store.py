@@ -240,7 +240,7 @@ class Store(Blobs):
         except (ValueError, KeyError, TypeError) as error:
             raise HybError(
                 f"`{path}` is damaged: {error}",
-                hint="`hyb verify --repair` writes it anew from the blobs; names come back with the next `hyb run`",
+                hint="`hyb repair` writes it anew from the blobs and receipts",
                 code=Exit.CHECK,
             ) from error
         return list(entries)

@@ -62,6 +62,15 @@ def check_push(store: Store, artifacts: list[Artifact], host: str) -> None:
         )  # fmt: skip
 
 
+def mistakes(store: Store) -> list[str]:
+    """What is wrong with the record, a line or none."""
+    try:
+        _read(store)
+    except HybError as error:
+        return [f"{error.message}; {error.hint}"]
+    return []
+
+
 def _word(limits: Boundary, kind: str) -> str:
     word = limits.as_dict()[kind]
     return "signed, and a push has no signature to show" if word == "signed" else word

@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("recipes", "Run what is not done yet"),
         "rollback": ("rollback", "Return a recipe to the generation before"),
         "verify": ("recipes", "Check store, lock and receipts against each other"),
+        "repair": ("recipes", "Fetch or make again what is broken"),
         "boundary": ("boundary", "Show what may leave this host, and check what is to leave"),
     },
     "The store": {
