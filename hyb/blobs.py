@@ -82,6 +82,8 @@ class Blobs:
         `how`: "copy" (one pass), "link" (a hard link where the file system can: no bytes written) or "move".
         `expected`: refuse another digest (exit 4). `trusted`: the digest, just computed by the caller.
         """
+        if how == "copy" and expected and self._untouched(blob := Blob(expected, path.stat().st_size)):
+            return blob
         if how == "copy":
             with path.open("rb") as stream:
                 return self.add_stream(stream, expected=expected, progress=progress)
@@ -157,6 +159,7 @@ class Blobs:
             if not (self.root / "hyb.json").exists():
                 for name in ("blobs/sha256", "steps", "views", "work", "locks", "tmp"):
                     (self.root / name).mkdir(parents=True, exist_ok=True)
+                fs.sync_folder(self.blobs.parent)
                 with fs.locked(self.root / "locks" / "index"):
                     if not (self.root / "index.json").exists():
                         self.write_index([])

@@ -111,8 +111,11 @@ def _take(descriptor: int, kind: int, wait: bool) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system can't link."""
+    """A hard link, or a copy where the file system can't link; a copy is on the disk before its name counts."""
     try:
         target.hardlink_to(source)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)
+        with target.open("rb") as stream:
+            os.fsync(stream.fileno())
+        shutil.copystat(source, target)

@@ -86,17 +86,26 @@ def _set_aside(store: Store, say: Say, report: Report) -> None:
             report.done.append(damage.set_aside(store, one.path))
             if not one.spare:
                 report.left.append(f"{one.text}; its earlier generations are forgotten, the next run notes a new one")
-    try:
-        missing = [d for d in store.digests() if not store.blob_path(d).exists()]
-        readable = True
-    except HybError:
-        missing, readable = [], False
-    if not readable or found or missing:
-        count = upkeep.rebuild_index(store, keep_names=readable)
-        report.done += [] if readable else [f"wrote index.json anew: {count} artifacts found"]
+    _mend_index(store, found > 0, report)
+    for artifact in store.artifacts():
+        if artifact.kind == "receipt" and not store.has(artifact.digest):  # half of one tells nothing
+            report.done.append(damage.set_aside(store, store.blob_path(artifact.digest)))
+            _mend_index(store, True, report)
     for one in damage.views(store, {a.digest: a for a in store.artifacts()}):
         upkeep.remove(one.path)
         report.done.append(f"removed the view `{one.path.name[:12]}`: the next use makes it anew")
+
+
+def _mend_index(store: Store, stale: bool, report: Report) -> None:
+    """Let the index list what is here: written anew when it can't be read, is `stale`, or lists what is gone."""
+    try:
+        stale = stale or not all(store.blob_path(d).exists() for d in store.digests())
+        readable = True
+    except HybError:
+        readable = False
+    if stale or not readable:
+        count = upkeep.rebuild_index(store, keep_names=readable)
+        report.done += [] if readable else [f"wrote index.json anew: {count} artifacts found"]
 
 
 def _names(store: Store) -> dict[str, str]:

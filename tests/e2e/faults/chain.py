@@ -33,7 +33,7 @@ stages:
   base: {stage: pull, source: "file:model"}
   facts: {stage: data, source: facts.jsonl, holdout: 0.25}
   image: {stage: pack, model: base}
-  service: {stage: serve, image: image, port: 18080}
+  service: {stage: serve, image: image, port: 18080, runtime_image: "example.com/vllm:1"}
   van: {stage: link, service: service, namespace: chat, apps_domain: apps.example.com}
 """
 """The stages that start no torch: a run is about a second."""

@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from tests.e2e.faults.chain import STEPS, Chain
 from tests.hyb import Hyb
 from tests.need import need
 
+ROOT = Path(__file__).parents[3]
 SEED = int(os.environ.get("HYB_KILLS_SEED", "20"))
 KILLS = int(os.environ.get("HYB_KILLS", "100"))
 TORCH_KILLS = int(os.environ.get("HYB_KILLS_TORCH", "8"))
@@ -37,25 +38,33 @@ def killed(chain: Chain, after: float) -> bool:
         return child.returncode == -signal.SIGKILL
 
 
+def stepped(one: Chain, number: int) -> subprocess.CompletedProcess[str]:
+    """A run that is killed before its `number`-th step on disk; see `tests.e2e.faults.killer`."""
+    root = str(one.recipe.parent)
+    command = [sys.executable, "-P", "-m", "tests.e2e.faults.killer", str(number), root, "run", str(one.recipe), "-q"]
+    env = {**one.hyb.env, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
 def test_killed_at_a_hundred_random_moments_the_next_run_ends_in_the_same_lock(quick: Chain, tmp_path: Path) -> None:
-    """One store and one lock live through all kills; it is emptied each time a run came to its end."""
-    draw, hits = random.Random(SEED), 0
-    one = quick.copy(tmp_path / "0")
-    started = time.monotonic()
-    one.undo("base", "facts", "image", "service", "van")
-    one.hyb.ok("run", str(one.recipe), "-q")
-    whole = time.monotonic() - started
-    for number in range(KILLS):
-        if number % 10 == 0:
-            shutil.rmtree(tmp_path / "home", ignore_errors=True)
-            one = Chain(Hyb(tmp_path / "home"), one.recipe, quick.lock)
-            one.file.unlink(missing_ok=True)
-        hits += killed(one, draw.uniform(0.25, 1.1) * whole)
-        if number % 10 == 9:
-            one.converges()
-        else:
-            one.undo(*draw.sample(("base", "facts", "image", "service", "van"), 2))
-    assert hits >= KILLS // 3, f"only {hits} of {KILLS} kills met a run (seed {SEED})"
+    """Several kills one after the other before each run that may end: what one left, the next one finds."""
+    draw = random.Random(SEED)
+    recipe = quick.copy(tmp_path).recipe
+    left, hits = KILLS, 0
+    while left > 0:
+        one = Chain(Hyb(tmp_path / f"home{left}"), recipe, quick.lock)
+        one.file.unlink(missing_ok=True)
+        if left == KILLS:
+            whole = int(stepped(one, 0).stderr.rpartition(" ")[2])
+            assert whole > 100
+            one = Chain(Hyb(tmp_path / "home"), recipe, quick.lock)
+            one.file.unlink()
+        for _ in range(min(left, 5)):
+            done = stepped(one, draw.randrange(1, whole // 2))
+            assert done.returncode in (0, -signal.SIGKILL), f"seed {SEED}: {done.stderr}"
+            left, hits = left - 1, hits + (done.returncode != 0)
+        one.converges()
+    assert hits > KILLS // 2, f"only {hits} of {KILLS} met a run (seed {SEED})"
 
 
 @pytest.mark.parametrize("step", TORCH)
