@@ -181,7 +181,8 @@ def test_a_damaged_boundary_record_is_named_and_not_thrown_away(quick: Chain, tm
 
 
 @pytest.mark.parametrize(
-    ("step", "suffix"), [("bot", ".safetensors"), ("exam", "report.json"), ("gguf", ".gguf"), ("merged", "config.json")]
+    ("step", "suffix"),
+    [("bot", ".safetensors"), ("exam", "report.json"), ("gguf", ".gguf"), ("merged", ".safetensors")],
 )
 def test_what_torch_made_is_made_again_by_that_step_alone(chain: Chain, tmp_path: Path, step: str, suffix: str) -> None:
     one = chain.copy(tmp_path)
