@@ -113,7 +113,7 @@ def _read(store: Store) -> dict[str, dict[str, str]]:
             raise ValueError("not what hyb writes")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HybError(
             f"`{path}` is damaged: {error}", hint="remove it; the next `hyb run` of each recipe writes it anew",
             code=Exit.CHECK,

@@ -31,9 +31,10 @@ def in_mounts(one: Chain, *lines: str) -> subprocess.CompletedProcess[str]:
 def test_a_disk_that_is_full_stops_a_stage_in_words_and_with_room_it_goes_on(
     chain: Chain, tmp_path: Path, step: str
 ) -> None:
-    """The store alone lies on a small tmpfs, of which a few pages are left; then it grows."""
+    """The store alone lies on a small tmpfs, of which at most a few pages are left; then it grows."""
     one = chain.copy(tmp_path)
     one.undo(step)
+    left = 16384 if step in ("bot", "exam", "merged", "gguf") else 0  # a worker's job and log come first
     small = tmp_path / "small"
     small.mkdir()
     run = f"hyb run '{one.recipe}' -q --store '{small}/store'"
@@ -42,7 +43,7 @@ def test_a_disk_that_is_full_stops_a_stage_in_words_and_with_room_it_goes_on(
         f"mount -t tmpfs -o size=64m none '{small}' && cp -a '{one.store}' '{small}/store'",
         f"head -c 60M /dev/zero > '{small}/filler' 2>/dev/null",
         f"df --output=avail -B1 '{small}' | tail -1 | xargs -I N head -c N /dev/zero > '{small}/more'",
-        f"truncate -s -16384 '{small}/more'",
+        f"truncate -s -{left} '{small}/more'",
         f"{run} > /dev/null; echo first $?",
         f"rm '{small}/filler' '{small}/more'; {run} > /dev/null; echo second $?",
         f"hyb verify '{one.recipe}' -q --store '{small}/store'; echo third $?",
