@@ -1,9 +1,9 @@
 """Is a chat template safe to use: rendered once, in a sandbox, with limits on time, memory and output.
 
 `python -m hyb.workers.template < TEMPLATE`; the exit code is 0, or 4 with the reason on stderr. A template is a program
-of whoever made the model. It is rendered as transformers does (an immutable sandbox with the same helpers), with a short
-conversation; the kernel's limits end what loops or hoards. A template that only errs is not this worker's matter: many
-refuse some conversations, and whoever uses one says so. What a template does for other messages is not known by this.
+of whoever made the model. It is rendered as transformers does (an immutable sandbox with the same helpers), with a
+short conversation; the kernel's limits end what loops or hoards. A template that only errs is not this worker's matter:
+many refuse some conversations, and whoever uses one says so. What it does for other messages is not known by this.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import jinja2
 from jinja2 import ext, sandbox
+from jinja2.exceptions import SecurityError
 
 CPU, MEMORY, OUTPUT = 5, 1 << 30, 1 << 20
 """Seconds, bytes of address space, bytes of text. A conversation of two lines takes microseconds and kilobytes."""
@@ -39,7 +40,7 @@ def check(template: str) -> str:
             size += len(piece)
             if size > OUTPUT:
                 return f"it writes more than {OUTPUT >> 20} MiB for a conversation of three lines"
-    except sandbox.SecurityError as error:
+    except SecurityError as error:
         return f"it reaches for what no template needs: {error}"
     except MemoryError:
         return f"it takes more than {MEMORY >> 30} GiB of memory"
