@@ -7,6 +7,7 @@ hyb's own facts are JSON in the annotation `io.hyb.meta`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -119,25 +120,56 @@ def _place(blob: Blob) -> dict[str, Any]:
 
 
 def parse(digest: str, manifest: dict[str, Any]) -> Artifact:
-    """An artifact from its manifest; a manifest that is not hyb's counts as an image."""
+    """An artifact from its manifest; a manifest that is not hyb's counts as an image.
+
+    Raises HybError (exit 4) for a manifest that is none: whoever made it may be a stranger.
+    """
+    try:
+        return _parse(digest, manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise unreadable(digest, error) from error
+
+
+def unreadable(digest: str, error: Exception) -> HybError:
+    """The error for a manifest that is none."""
+    return HybError(
+        f"`{short(digest)}` is no manifest that hyb can read: {type(error).__name__}: {error}",
+        hint="whoever made it made it wrong; `hyb verify` lists what else is",
+        code=Exit.CHECK,
+    )
+
+
+def _parse(digest: str, manifest: dict[str, Any]) -> Artifact:
     notes = manifest.get("annotations", {})
     files = tuple(
-        File(
-            layer.get("annotations", {}).get(FILEPATH, layer["digest"]),
-            Blob(layer["digest"], layer["size"]),
-            layer["mediaType"],
-        )
+        File(str(layer.get("annotations", {}).get(FILEPATH, layer["digest"])), _blob(layer), str(layer["mediaType"]))
         for layer in manifest.get("layers", [])
     )
+    _blob(manifest["config"])
     needs = tuple(d for d in notes.get(NEEDS, "").split(",") if d)
-    meta = MappingProxyType(json.loads(notes.get(META, "{}")))
+    meta = MappingProxyType(dict(json.loads(notes.get(META, "{}"))))
     subject = manifest.get("subject", {}).get("digest")
-    return Artifact(digest, notes.get(KIND, "image"), files, meta, needs, subject, manifest)
+    if not all(map(dg.is_digest, (*needs, *([subject] if subject else [])))):
+        raise ValueError("it names what is no digest")
+    return Artifact(digest, str(notes.get(KIND, "image")), files, meta, needs, subject, manifest)
+
+
+def _blob(place: Mapping[str, Any]) -> Blob:
+    """Digest and size of a descriptor: a digest becomes a path, so it must be one. Raises ValueError."""
+    digest, size = place["digest"], place["size"]
+    if not dg.is_digest(digest) or type(size) is not int or size < 0:
+        raise ValueError(f"`{str(digest)[:80]!r}` is no digest, or its size is none")
+    return Blob(digest, size)
+
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def safe_path(path: str) -> str:
-    """A relative POSIX path that stays inside its folder. Raises HybError (exit 4) for any other."""
+    """A relative POSIX path that stays inside its folder and can be shown. Raises HybError (exit 4) for any other."""
     parts = path.split("/")
-    if not path or path.startswith("/") or "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in parts):
+    if not path or path.startswith("/") or "\\" in path or any(p in ("", ".", "..") for p in parts):
         raise HybError(f"unsafe path `{path!r}` in an artifact", code=Exit.CHECK)
+    if _UNSEEN.search(path) or any(len(p.encode(errors="replace")) > 255 for p in parts):
+        raise HybError(f"unsafe path `{path[:300]!r}` in an artifact: it can't be shown", code=Exit.CHECK)
     return path

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +33,8 @@ class Blobs:
         self.root = root
         self.blobs = root / "blobs" / "sha256"
         self._check_format()
+        self.open_to_all = _open_to_all(self.root) or _open_to_all(self.blobs)
+        """Anybody may put other files in place of ours: no blob's time is believed then."""
 
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies, whether or not it is there."""
@@ -82,6 +85,8 @@ class Blobs:
         `how`: "copy" (one pass), "link" (a hard link where the file system can: no bytes written) or "move".
         `expected`: refuse another digest (exit 4). `trusted`: the digest, just computed by the caller.
         """
+        if how == "copy" and expected and self._untouched(blob := Blob(expected, path.stat().st_size)):
+            return blob
         if how == "copy":
             with path.open("rb") as stream:
                 return self.add_stream(stream, expected=expected, progress=progress)
@@ -119,12 +124,12 @@ class Blobs:
         """Raise HybError (exit 4) when a blob is missing or damaged; hashed only when touched, or `thorough`."""
         path = self.blob_path(blob.digest)
         try:
-            stat = path.stat()
+            found = path.stat()
         except FileNotFoundError as error:
             raise self._missing(blob.digest) from error
-        if stat.st_size != blob.size:
+        if found.st_size != blob.size:
             raise self._damaged(blob.digest)
-        if stat.st_mtime == BLOB_MTIME and not thorough:
+        if found.st_mtime == BLOB_MTIME and not thorough and not self.open_to_all:
             return
         if dg.of_file(path, progress)[0] != blob.digest:
             raise self._damaged(blob.digest)
@@ -141,8 +146,9 @@ class Blobs:
             return
         except NotADirectoryError as error:
             raise HybError(f"the store `{self.root}` is a file", hint="give a folder with `--store DIR`") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HybError(f"`{path}` can't be read: {error}", hint="give another store with `--store DIR`") from error
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            hint = "if it was damaged, remove it: hyb writes it anew; or give another store with `--store DIR`"
+            raise HybError(f"`{path}` can't be read: {error}", hint=hint, code=Exit.CHECK) from error
         if found != FORMAT:
             raise HybError(
                 f"the store `{self.root}` has format {found}; this hyb knows format {FORMAT}",
@@ -156,6 +162,7 @@ class Blobs:
             if not (self.root / "hyb.json").exists():
                 for name in ("blobs/sha256", "steps", "views", "work", "locks", "tmp"):
                     (self.root / name).mkdir(parents=True, exist_ok=True)
+                fs.sync_folder(self.blobs.parent)
                 with fs.locked(self.root / "locks" / "index"):
                     if not (self.root / "index.json").exists():
                         self.write_index([])
@@ -183,30 +190,42 @@ class Blobs:
     def _untouched(self, blob: Blob) -> bool:
         """True when the blob is there as it was written; one that was changed since is written anew."""
         try:
-            stat = self.blob_path(blob.digest).stat()
+            found = self.blob_path(blob.digest).stat()
         except OSError:
             return False
-        return stat.st_size == blob.size and stat.st_mtime == BLOB_MTIME
+        return found.st_size == blob.size and found.st_mtime == BLOB_MTIME and not self.open_to_all
 
     def _publish(self, temporary: Path, blob: Blob) -> None:
         target = self.blob_path(blob.digest)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o444)
-        os.utime(temporary, (BLOB_MTIME, BLOB_MTIME))
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)  # never what a link in its place leads to
+        try:
+            os.fchmod(descriptor, 0o444)
+            os.utime(descriptor, (BLOB_MTIME, BLOB_MTIME))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.replace(target)  # over a damaged one of that name, too
         fs.sync_folder(self.blobs)
 
     def _missing(self, digest: str) -> HybError:
-        hint = "`hyb verify` lists all that is missing; `hyb run` makes it again"
+        hint = "`hyb verify` lists all that is missing; `hyb repair` makes or fetches it again"
         return HybError(f"blob `{digest}` is not in the store `{self.root}`", hint=hint, code=Exit.CHECK)
 
     def _damaged(self, digest: str) -> HybError:
         return HybError(
             f"blob `{self.blob_path(digest)}` is damaged: its content is not `{digest}`",
-            hint="`hyb verify --repair` sets it aside; the next `hyb run` makes or fetches it again",
+            hint="`hyb repair` sets it aside and makes or fetches it again",
             code=Exit.CHECK,
         )
+
+
+def _open_to_all(folder: Path) -> bool:
+    """True for a folder in which everybody may rename and remove what is not theirs."""
+    try:
+        mode = folder.stat().st_mode
+    except OSError:
+        return False
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
 class _Tee:

@@ -111,12 +111,22 @@ def _take(descriptor: int, kind: int, wait: bool) -> None:
         pause = min(pause * 2, 0.25)
 
 
+def copy_new(source: Path, target: Path) -> None:
+    """Copy a file to a name that nothing has: never through a link that somebody put there. Raises OSError."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "wb") as out, source.open("rb") as stream:
+        shutil.copyfileobj(stream, out, 1 << 20)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system can't link."""
+    """A hard link, or a copy where the file system can't link; a copy is on the disk before its name counts."""
     try:
         target.hardlink_to(source)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)
+        with target.open("rb") as stream:
+            os.fsync(stream.fileno())
+        shutil.copystat(source, target)
 
 
 def read_private(path: Path, what: str) -> bytes:

@@ -142,7 +142,7 @@ def read(store: Store, recipe: str) -> Ledger:
         return Ledger()
     except OSError as error:
         raise HybError(f"`{file}` can't be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HybError(
             f"`{file}` is damaged: {type(error).__name__}: {error}",
             hint="put a backup of it back; or delete it: the next `hyb run` begins anew with generation 1",

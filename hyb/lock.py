@@ -50,7 +50,7 @@ def read(path: Path) -> Lock:
         return Lock()
     except OSError as error:
         raise HybError(f"`{path}` can't be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HybError(
             f"`{path}` is damaged: {type(error).__name__}: {error}",
             hint="take it back from version control, or delete it: `hyb run` writes it anew, steps are not run again",

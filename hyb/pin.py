@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from hyb import digest as dg
 from hyb.errors import Exit, HybError
@@ -48,6 +49,21 @@ def written(recipe: Recipe, *, all_of_it: bool = False) -> Iterator[tuple[str, s
         for field, marker in sources(type(entry.spec)).items():
             for value in written_in(getattr(entry.spec, field)):
                 yield entry.name, field, marker.kind, value
+
+
+def outside(recipe: Recipe) -> Iterator[tuple[str, Path]]:
+    """(stage name, real path) of what a recipe reads of this machine that does not lie in its folder: whoever runs a
+    stranger's recipe wants to know. One path a source."""
+    home = recipe.folder.resolve()
+    for name, _, kind, source in written(recipe):
+        text = source if kind == "path" else source.removeprefix("file:") if source.startswith("file:") else ""
+        place = recipe.folder / Path(text.partition("#sha256=")[0]).expanduser()
+        if not text or not place.exists():
+            continue
+        inside = place.rglob("*") if place.is_dir() else ()
+        real = (p.resolve() for p in (place, *inside) if p == place or p.is_symlink())
+        if found := next((p for p in real if not p.is_relative_to(home)), None):
+            yield name, found
 
 
 def _path(recipe: Recipe, name: str, field: str, source: str) -> str:

@@ -101,6 +101,8 @@ def _inputs(recipe: Recipe, options: Options, say: Say, *, lenient: bool = False
     lock = lockfile.read(options.lock) if options.lock else Lock()
     if options.locked and options.lock and not options.lock.exists():
         raise HybError(f"there is no lock `{options.lock}`", hint="`hyb run` writes it", code=Exit.CHECK)
+    for name, path in pin.outside(recipe) if options.lock else ():
+        say(f"{name}: reads `{path}`, which lies outside the recipe's folder")
     offline = options.offline or options.locked
     pins = pin.pin(recipe, lock.pins, offline=offline, update=options.update, lenient=lenient, say=say)
     return pins, lock

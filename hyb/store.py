@@ -24,7 +24,20 @@ from typing import Any
 
 from hyb import digest as dg
 from hyb import fs
-from hyb.artifact import EMPTY, MANIFEST, REF, Artifact, Blob, File, blobs_of, document, parse, safe_path, short
+from hyb.artifact import (
+    EMPTY,
+    MANIFEST,
+    REF,
+    Artifact,
+    Blob,
+    File,
+    blobs_of,
+    document,
+    parse,
+    safe_path,
+    short,
+    unreadable,
+)
 from hyb.blobs import BLOB_MTIME, Blobs
 from hyb.errors import Exit, HybError
 
@@ -64,7 +77,11 @@ class Store(Blobs):
 
     def artifact(self, digest: str) -> Artifact:
         """The artifact with this manifest digest. Raises HybError (exit 4) when it is missing or damaged."""
-        return parse(digest, json.loads(self.read(digest)))
+        data = self.read(digest)
+        try:
+            return parse(digest, json.loads(data))
+        except (ValueError, RecursionError) as error:
+            raise unreadable(digest, error) from error
 
     def has(self, digest: str) -> bool:
         """True when the manifest and all its blobs are there with their sizes."""
@@ -178,7 +195,7 @@ class Store(Blobs):
         try:
             found = json.loads(self._step_path(key).read_bytes())["outputs"]
             return [d for d in found if isinstance(d, str) and dg.is_digest(d)]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []
 
     def record_step(self, key: str, stage: str, output: str) -> None:
@@ -237,10 +254,10 @@ class Store(Blobs):
                 raise ValueError("an entry has no digest")
         except FileNotFoundError:
             return []
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise HybError(
                 f"`{path}` is damaged: {error}",
-                hint="`hyb verify --repair` writes it anew from the blobs; names come back with the next `hyb run`",
+                hint="`hyb repair` writes it anew from the blobs and receipts",
                 code=Exit.CHECK,
             ) from error
         return list(entries)

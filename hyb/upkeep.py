@@ -46,11 +46,12 @@ def _gc(store: Store, dry_run: bool) -> tuple[int, int]:
         with store.index() as entries:
             entries[:] = [e for e in entries if e["digest"] in kept]
         for path in dead:
-            _remove(path)
+            remove(path)
     return len(dead), freed
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it. Raises OSError."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hyb import digest as dg
-from hyb import generations, upkeep
+from hyb import damage, generations
 from hyb import lock as lockfile
 from hyb import recipe as recipes
 from hyb.artifact import Artifact, Blob, blobs_of, short
+from hyb.boundary import recorded
 from hyb.errors import HybError
+from hyb.generations import Generation
 from hyb.lock import Lock
 from hyb.plan import key_of
 from hyb.progress import Progress, Say
@@ -34,6 +35,8 @@ def check_store(store: Store, say: Say) -> list[str]:
             wrong.append(f"{error.message} (part of {users})")
         done += blob.size
         say(Progress("verify", done, total, "B"))
+    wrong += [one.text for one in (*damage.records(store), *damage.views(store, {a.digest: a for a in artifacts}))]
+    wrong += recorded.mistakes(store)
     here = {a.digest for a in artifacts}
     wrong += [
         f"`{_called(store, a)}` needs `{short(d)}`, which is not in the store"
@@ -44,7 +47,7 @@ def check_store(store: Store, say: Say) -> list[str]:
     wrong += [
         f"generation {g.number} of `{recipe}`: its `{stage}` `{short(d)}` is not in the store"
         for recipe in generations.names(store)
-        for g in generations.read(store, recipe).generations
+        for g in _generations(store, recipe)
         for stage, d in g.outputs.items()
         if d not in here
     ]
@@ -123,23 +126,12 @@ def check_recipe(path: Path, store: Store, say: Say) -> list[str]:
     return wrong
 
 
-def repair(store: Store) -> list[str]:
-    """Set damaged blobs aside and write a damaged index anew. Returns what was done, a line each."""
-    done = []
+def _generations(store: Store, recipe: str) -> Sequence[Generation]:
+    """A recipe's generations; none of a ledger that can't be read, which is told as damage."""
     try:
-        store.tags()
+        return generations.read(store, recipe).generations
     except HybError:
-        done.append(f"wrote index.json anew: {upkeep.rebuild_index(store)} artifacts found")
-    aside = store.root / "damaged"
-    for path in sorted(store.blobs.glob("*")) if store.blobs.is_dir() else []:
-        digest = "sha256:" + path.name
-        if dg.of_file(path)[0] != digest:
-            aside.mkdir(exist_ok=True)
-            path.replace(aside / path.name)
-            done.append(f"set `{short(digest)}` aside in `{aside}`")
-    if done:
-        upkeep.rebuild_index(store, keep_names=True)
-    return done
+        return ()
 
 
 def _artifacts(store: Store) -> tuple[list[Artifact], list[str]]:

@@ -28,7 +28,7 @@ Content = bytes | Path
 
 @dataclass(frozen=True)
 class Fault:
-    """What to do instead of answering: `kind` is status, cut, short, html, flip, redirect, gone or no_range."""
+    """What to do instead of answering: `kind` is status, cut, short, html, flip, redirect, gone, drip or no_range."""
 
     kind: str
     value: int = 0
@@ -250,6 +250,9 @@ class _Handler(BaseHTTPRequestHandler):
         data = content.read_bytes() if isinstance(content, Path) else content
         if fault and fault.kind == "flip":
             data = data[: fault.value] + bytes([data[fault.value] ^ 1]) + data[fault.value + 1 :]
+        if fault and fault.kind == "drip":
+            self._drip(data[start:end])
+            return
         stop = min(end, start + fault.value) if fault and fault.kind == "cut" else end
         try:
             for at in range(start, stop, 1 << 16):
@@ -260,6 +263,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if fault and fault.kind == "cut":
             self.close_connection = True
+
+    def _drip(self, data: bytes) -> None:
+        """Ten bytes a second, until the client is gone."""
+        for byte in data:
+            try:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+            except OSError:
+                break
+            time.sleep(0.1)
+        self.close_connection = True
 
     def _error(self, status: int, code: str) -> None:
         self._json({"error": code}, status, **{"X-Error-Code": code, "X-Error-Message": code})

@@ -45,6 +45,7 @@ PROGRAMS = {
     "stunnel": "stunnel4",
     "sshd": "sshd",
     "certutil": "certutil",
+    "faketime": "faketime",
 }
 ORACLES = {
     "quadlet": "HYB_QUADLET",

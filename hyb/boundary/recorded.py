@@ -70,6 +70,15 @@ def _held(artifact: Artifact) -> list[tuple[str, bool]]:
     return [(kind, model), *beside] if kind else []
 
 
+def mistakes(store: Store) -> list[str]:
+    """What is wrong with the record, a line or none."""
+    try:
+        _read(store)
+    except HybError as error:
+        return [f"{error.message}; {error.hint}"]
+    return []
+
+
 def _word(limits: Boundary, kind: str) -> str:
     word = limits.as_dict()[kind]
     missing = {
@@ -125,7 +134,7 @@ def _read(store: Store) -> dict[str, dict[str, str]]:
             raise ValueError("not what hyb writes")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HybError(
             f"`{path}` is damaged: {error}", hint="remove it; the next `hyb run` of each recipe writes it anew",
             code=Exit.CHECK,

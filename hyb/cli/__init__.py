@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("recipes", "Run what is not done yet"),
         "rollback": ("rollback", "Return a recipe to the generation before"),
         "verify": ("recipes", "Check store, lock, receipts, signatures, and what a server serves"),
+        "repair": ("recipes", "Fetch or make again what is broken"),
         "report": ("provenance", "Write one HTML page for the auditor of a recipe"),
         "bundle": ("bundle_read", "Carry a recipe and all that it needs to where there is no network"),
         "boundary": ("boundary", "Show what may leave this host, and check what is to leave"),

@@ -160,8 +160,8 @@ class Screen:
 
     def piece(self, kind: str, text: str) -> None:
         """Show a piece now."""
+        from hyb.printable import printable
         from hyb.serving.answer import THOUGHT
-        from hyb.serving.terminal import printable
 
         out = self.thoughts if kind == THOUGHT else self.out
         if out is None:

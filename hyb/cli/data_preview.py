@@ -72,12 +72,12 @@ def data_preview(
     if not done["rows"]:
         raise HybError(f"`{data}` has no {part} row {row}")
     color = sys.stdout.isatty()
-    s.show(done["rows"], "\n\n".join(shown(r, mask=mask, color=color) for r in done["rows"]))
+    s.show(done["rows"], "\n\n".join(shown(r, mask=mask, color=color) for r in done["rows"]), colored=color)
 
 
 def shown(row: dict[str, Any], *, mask: bool, color: bool) -> str:
     """A row for people. A terminal gets no control character of a data set's."""
-    from hyb.serving.terminal import printable
+    from hyb.printable import printable
 
     if row["problem"]:
         return f"{row['where']}: {row['problem']}"

@@ -14,6 +14,7 @@ from hyb.cli.chat import Screen, Stopped, read_file, stream
 from hyb.cli.output import show_error
 from hyb.errors import HybError
 from hyb.places import data_home
+from hyb.printable import printable
 from hyb.serving import terminal
 from hyb.serving.answer import Timing
 from hyb.serving.client import Client
@@ -53,7 +54,7 @@ class Dialogue:
                     show_error(error, as_json=False)
 
     def _line(self) -> str:
-        name = terminal.printable(str(self.body["model"]))
+        name = printable(str(self.body["model"]))
         prompt = f"\x01\x1b[1m\x02{name}>\x01\x1b[0m\x02 " if self.colour else f"{name}> "
         line = input(prompt)
         if not line.startswith(QUOTES):
@@ -94,7 +95,7 @@ class Dialogue:
                 self._faint("cut: it reached the most tokens allowed (or the context is full: /clear)")
 
     def _say(self, text: str) -> None:
-        sys.stdout.write(terminal.printable(text) + "\n")
+        sys.stdout.write(printable(text) + "\n")
         sys.stdout.flush()
 
     def _faint(self, text: str) -> None:

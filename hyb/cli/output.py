@@ -18,21 +18,25 @@ EVERY = 5.0  # seconds between lines of progress where there is no terminal
 
 def show_error(error: HybError, *, as_json: bool) -> None:
     """An error as people or programs read it."""
+    from hyb.printable import json_text, printable, redacted
+
     if as_json:
-        print(json.dumps(error.as_dict(), ensure_ascii=False, indent=1))
+        print(json_text(redacted(json.dumps(error.as_dict(), ensure_ascii=False, indent=1))))
         return
     lines = [f"error: {error.message}", *(f"  {d}" for d in error.details)]
     if error.hint:
         lines.append(f"hint: {error.hint}")
-    print("\n".join(lines), file=sys.stderr)
+    print(printable(redacted("\n".join(lines))), file=sys.stderr)
 
 
-def data(value: Any, text: str, *, as_json: bool) -> None:
-    """A command's result: `value` as JSON or `text` for people."""
+def data(value: Any, text: str, *, as_json: bool, colored: bool = False) -> None:
+    """A command's result: `value` as JSON or `text` for people. `colored`: clean but for its colours."""
+    from hyb.printable import json_text, printable
+
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, indent=1))
+        print(json_text(json.dumps(value, ensure_ascii=False, indent=1)))
     elif text:
-        print(text)
+        print(text if colored else printable(text))
 
 
 def columns(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
@@ -78,7 +82,9 @@ class Talk:
         if self.quiet:
             return
         if isinstance(news, str):
-            print(news, file=sys.stderr)
+            from hyb.printable import printable, redacted
+
+            print(printable(redacted(news)), file=sys.stderr)
         elif sys.stderr.isatty():
             self._terminal(news)
         else:

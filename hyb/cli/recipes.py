@@ -86,9 +86,7 @@ def verify(
             metavar="[RECIPE|NAME|DIR]", help="A recipe; or with --key, --signature or --trust what was signed."
         ),
     ] = "",
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Set damaged blobs aside and write a damaged index anew.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend first what is wrong, as `hyb repair` does.")] = False,
     key: SignerOption = None,
     signature: Annotated[
         Path | None,
@@ -128,14 +126,14 @@ def _verify_store(s: Session, recipe: Path | None, repair: bool) -> None:
     from hyb import verify as checks
     from hyb.errors import Exit, HybError
 
-    lines = checks.repair(s.store) if repair and not s.dry_run else []
-    found = checks.check_store(s.store, s.talk)
+    lines, left = _mended(s, recipe) if repair else ([], [])
+    found = [*left, *checks.check_store(s.store, s.talk)]
     if recipe is not None or Path(recipes.FILE).is_file():
         found += checks.check_recipe(recipes.find(recipe), s.store, s.talk)
     if found:
         raise HybError(
             f"{len(found)} thing{'s' if len(found) > 1 else ''} wrong", details=[*lines, *found],
-            hint="`hyb verify --repair` sets damaged blobs aside; `hyb run` makes them again", code=Exit.CHECK,
+            hint="`hyb repair` fetches or makes again what is broken, and nothing else", code=Exit.CHECK,
         )  # fmt: skip
     s.show({"wrong": [], "repaired": lines}, "\n".join([*lines, "all whole"]))
 
@@ -151,6 +149,38 @@ def _verify_running(s: Session, recipe: str, server: str, key_file: Path | None,
     proof = f"{told['files_hashed']} files hashed" if told["files_hashed"] else "as the server says"
     text = f"{found.name} serves {short(told['model'])}, stage `{told['stage']}` of the lock of `{told['recipe']}`"
     s.show(told, f"{text} ({proof})")
+
+
+@command
+def repair(s: Session, recipe: RecipeArgument = None) -> None:
+    """Fetch or make again what is damaged or missing, and nothing else. Exit 4 when something can't be mended.
+
+    Damaged files go to the store's folder `damaged`. Each lost output is made by the step that its receipt tells, from
+    the same inputs; with a recipe, its data is at hand and its lock is mended, too.
+
+    Example: hyb repair recipes/quickstart
+    """
+    from hyb.errors import Exit, HybError
+
+    done, left = _mended(s, recipe)
+    if left:
+        raise HybError(
+            f"{len(left)} thing{'s' if len(left) > 1 else ''} could not be mended", details=[*done, *left],
+            hint="give the recipe: `hyb repair RECIPE`; or bring what is missing here, then try again", code=Exit.CHECK,
+        )  # fmt: skip
+    s.show({"done": done, "dry_run": s.dry_run}, "\n".join(done or ["all whole"]))
+
+
+def _mended(s: Session, recipe: Path | None) -> tuple[list[str], list[str]]:
+    """What was mended, and what could not be; a dry run says what would be."""
+    from hyb import recipe as recipes
+    from hyb import repair as mending
+
+    path = recipes.find(recipe) if recipe is not None or Path(recipes.FILE).is_file() else None
+    if s.dry_run:
+        return mending.found(s.store, s.talk), []
+    report = mending.repair(s.store, s.talk, recipe=path, offline=s.offline)
+    return report.done, report.left
 
 
 @command

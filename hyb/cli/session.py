@@ -56,7 +56,13 @@ class Session:
         from hyb.places import default_root
         from hyb.store import Store
 
-        return Store((self.store_path or default_root(os.environ)).expanduser().absolute())
+        store = Store((self.store_path or default_root(os.environ)).expanduser().absolute())
+        if store.open_to_all:
+            self.talk(
+                f"warning: everybody on this machine may write to the store `{store.root}`: every blob is hashed at"
+                f" each use; `chmod -R o-w {store.root}` ends that"
+            )
+        return store
 
     def options(
         self, lock: Path | None, *, update: bool = False, container: str = "", trained: Path | None = None
@@ -68,10 +74,10 @@ class Session:
         facts = None if host is None else tuple(f.strip() for f in host.split(",") if f.strip())
         return Options(lock, self.offline, self.locked, update, container, trained, facts)
 
-    def show(self, value: Any, text: str) -> None:
-        """Print a command's result."""
+    def show(self, value: Any, text: str, *, colored: bool = False) -> None:
+        """Print a command's result. `colored`: `text` is free of control characters but for colours of its own."""
         self.talk.close()
-        output.data(value, text, as_json=self.json)
+        output.data(value, text, as_json=self.json, colored=colored)
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:

@@ -157,8 +157,6 @@ def about(a: Artifact) -> str:
 
 
 def _write_files(s: Session, artifact: Artifact, out: Path) -> None:
-    import shutil
-
     from hyb import fs
     from hyb.artifact import safe_path
     from hyb.cli.modelfile import NAME as MODELFILE
@@ -172,7 +170,7 @@ def _write_files(s: Session, artifact: Artifact, out: Path) -> None:
             s.store.check(f.blob)
             place = out / safe_path(f.path)
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(s.store.blob_path(f.blob.digest), place)
+            fs.copy_new(s.store.blob_path(f.blob.digest), place)
         if text := modelfile(artifact, s.store):
             (out / MODELFILE).write_text(text, encoding="utf-8")
             s.talk(f"wrote {out / MODELFILE}: `ollama create NAME -f {MODELFILE}` takes the model")

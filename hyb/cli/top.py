@@ -182,7 +182,7 @@ def _more(path: Path, end: int) -> tuple[list[str], int]:
 
 
 def _write(lines: Sequence[str]) -> None:
-    from hyb.serving.terminal import printable
+    from hyb.printable import printable
 
     if lines:
         shown = [printable(x) for x in lines] if sys.stdout.isatty() else lines

@@ -16,8 +16,10 @@ import yaml
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_DIGITS = 100
 Path = tuple[str | int, ...]
 
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
@@ -93,6 +95,8 @@ def _build(event: Any, events: Iterator[Any], path: Path, document: Document) ->
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarEvent):
             raise YamlError("a key that is not a word", line)
+        if _UNSEEN.search(key.value):
+            raise YamlError("a control character, or half of a character, in a key", line)
         if key.value in mapping:
             first = document.lines[(*path, key.value)]
             document.mistakes.append((line, f"key `{key.value}` for the second time (first in line {first})"))
@@ -103,11 +107,15 @@ def _build(event: Any, events: Iterator[Any], path: Path, document: Document) ->
 
 def _scalar(event: Any) -> Any:
     text: str = event.value
+    if _UNSEEN.search(text):
+        raise YamlError("a control character, or half of a character, in a text", event.start_mark.line + 1)
     if event.style is not None:  # quoted or a block: always text
         return text
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise YamlError(f"a number of {len(text)} digits", event.start_mark.line + 1)
         return int(text)
     if _FLOAT.fullmatch(text):
         return float(text)

@@ -16,6 +16,7 @@ from hyb.hub import hf, local, names, oci, pypi, signatures
 from hyb.hub.names import HF, OCI, SHORT, Local, PyPI, Source, parse
 from hyb.hub.oci import Brought
 from hyb.hub.types import Fetched, Place
+from hyb.printable import redacted
 from hyb.progress import Say, silent
 
 __all__ = [
@@ -98,7 +99,7 @@ def opens(source: str) -> tuple[str, ...]:
     """What of the network a pull of this source opens: one line each, nothing for a folder. Reads `HF_ENDPOINT`."""
     found: Source = names.parse(source)
     if isinstance(found, HF):
-        return (hf.endpoint(),)
+        return (redacted(hf.endpoint()),)
     if isinstance(found, PyPI):
         return ("the package index of pip's configuration",)
     return (f"https://{found.where.partition('/')[0]}",) if isinstance(found, OCI) and found.remote else ()

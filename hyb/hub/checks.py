@@ -18,6 +18,7 @@ from hyb.errors import Exit, HybError
 
 MAX_HEADER = 100 << 20  # bytes: what the safetensors library allows too
 MAX_STRING = 1 << 20  # bytes of one GGUF string that is kept: a chat template may be long
+MAX_SIDES = 64  # dimensions of a tensor
 MAX_ITEMS = 1 << 24  # items of a GGUF array, tensors, keys
 BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
@@ -70,7 +71,8 @@ def _span(shown: str, name: str, tensor: Any) -> tuple[int, int, str, int]:
     try:
         begin, end = tensor["data_offsets"]
         shape, count, bits = list(tensor["shape"]), 1, BITS[tensor["dtype"]]
-        whole = all(type(n) is int and n >= 0 for n in (begin, end, *shape)) and begin <= end
+        whole = all(type(n) is int and 0 <= n < 1 << 63 for n in (begin, end, *shape)) and begin <= end
+        whole = whole and len(shape) <= MAX_SIDES
         for side in shape if whole else ():
             count *= side
     except (KeyError, TypeError, ValueError) as error:
@@ -106,6 +108,8 @@ def gguf(path: Path, name: str = "") -> Header:
         table = [reader.tensor() for _ in range(tensors)]
         if table and stream.tell() + max(offset for _, _, offset in table) >= reader.size:
             raise _no(shown, "GGUF", "its tensors lie past its end")
+        if sum(values for _, values, _ in table) > 8 * reader.size:  # no type has less than a bit for a value
+            raise _no(shown, "GGUF", "its tensors have more values than it has bits")
     return Header(sum(values for _, values, _ in table), tuple(name for name, _, _ in table), metadata)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
+from hyb.errors import Exit, HybError
 from hyb.hub import checks
 from hyb.hub.names import HF, OCI, Local, PyPI, Source
 
@@ -40,7 +41,14 @@ _LICENCES = (
 def describe(files: Mapping[str, Path], source: Source) -> dict[str, Any]:
     """The `meta` of a model artifact but for its source, from its files by their paths. Raises HybError."""
     ggufs = [p for p in files if p.endswith(".gguf")]
-    facts = _gguf(files[ggufs[0]]) if ggufs else _folder(files)
+    try:
+        facts = _gguf(files[ggufs[0]]) if ggufs else _folder(files)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        raise HybError(
+            f"`{source}` describes itself as no model does: {error}", code=Exit.CHECK,
+            hint="its `config.json` or header is damaged or was made to mislead; take another revision",
+        ) from error  # fmt: skip
+    facts = {k: v.encode(errors="replace").decode() if isinstance(v, str) else v for k, v in facts.items()}
     facts["name"] = name_of(source, ggufs[0] if ggufs else "")
     facts["license"] = facts["license"] or _license(files)
     return facts
@@ -70,6 +78,14 @@ def template_of(files: Mapping[str, Path]) -> str:
         if isinstance(found, str) and found:
             return found
     return ""
+
+
+def template_text(files: Mapping[str, Path]) -> str:
+    """The chat template of a model's folder or of its GGUF, "" when it has none."""
+    ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
+    if "config.json" in files or not ggufs:
+        return template_of(files)
+    return str(checks.gguf(ggufs[0]).metadata.get("tokenizer.chat_template", ""))
 
 
 def _folder(files: Mapping[str, Path]) -> dict[str, Any]:

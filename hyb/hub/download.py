@@ -8,6 +8,7 @@ the whole file is the judge. A file that was resumed and came out wrong is fetch
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 import threading
@@ -31,7 +32,9 @@ FIRST_WAIT = 0.5  # seconds before the second try; doubles
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more by Retry-After is told to the user instead
 T = TypeVar("T")
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
-CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds
+CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; `HYB_HUB_TIMEOUT` gives another READ_TIMEOUT
+SLOWEST = 512  # bytes a second, over READ_TIMEOUT seconds: a server that sends less is as good as silent
+LARGEST_ANSWER = 64 << 20  # bytes of an answer that is no file: a listing of 100 000 files is half of it
 
 
 @dataclass(frozen=True)
@@ -115,15 +118,66 @@ class Refused(Protocol):
     def __call__(self, status: int, headers: Mapping[str, str], wanted: Wanted) -> HybError: ...
 
 
-def client(headers: Mapping[str, str]) -> httpx2.Client:
-    """An HTTP client: proxies and certificates from the environment; other hosts are followed to without the token."""
+def patience() -> float:
+    """Seconds of silence after which a server is given up: READ_TIMEOUT, or what `HYB_HUB_TIMEOUT` says (1 to 3600)."""
+    text = os.environ.get("HYB_HUB_TIMEOUT", "")
+    return float(text) if re.fullmatch(r"\d{1,4}", text) and 1 <= int(text) <= 3600 else READ_TIMEOUT
+
+
+def client(headers: Mapping[str, str], *, answers: bool = False) -> httpx2.Client:
+    """An HTTP client: proxies and certificates from the environment; other hosts are followed to without the token.
+
+    `answers`: what it asks for is no file; an answer without an end, in bytes or in time, is cut off.
+    """
     import httpx2
+
+    def cut(response: httpx2.Response) -> None:
+        response.stream = _limited(response.stream, 3 * patience())  # type: ignore[arg-type]
 
     return httpx2.Client(
         headers={**headers, "Accept-Encoding": "identity"},
         follow_redirects=True,
-        timeout=httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+        timeout=httpx2.Timeout(patience(), connect=min(CONNECT_TIMEOUT, patience())),
+        event_hooks={"response": [cut]} if answers else {},
     )
+
+
+def _limited(stream: httpx2.SyncByteStream, seconds: float) -> httpx2.SyncByteStream:
+    """A stream that ends with an error after LARGEST_ANSWER bytes or `seconds`."""
+    import httpx2
+
+    class Limited(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            size, end = 0, time.monotonic() + seconds
+            for chunk in stream:
+                size += len(chunk)
+                if size > LARGEST_ANSWER:
+                    raise httpx2.ReadError(f"its answer has more than {LARGEST_ANSWER >> 20} MiB and no end")
+                if time.monotonic() > end:
+                    raise httpx2.ReadTimeout(f"its answer is not there after {seconds:g} s")
+                yield chunk
+
+        def close(self) -> None:
+            stream.close()
+
+    return Limited()
+
+
+class Pace:
+    """Notices a body that comes so slowly that it would never be there."""
+
+    def __init__(self) -> None:
+        self._window, self._since, self._size = patience(), time.monotonic(), 0
+
+    def slow(self, count: int) -> bool:
+        """`count` more bytes have come; True when a window has passed with fewer than SLOWEST bytes a second."""
+        self._size += count
+        now = time.monotonic()
+        if now - self._since < self._window:
+            return False
+        too_slow = self._size < SLOWEST * (now - self._since)
+        self._since, self._size = now, 0
+        return too_slow
 
 
 @dataclass
@@ -177,7 +231,7 @@ class Download:
 
         failures = 0
         while hashes.size < self.wanted.size:
-            before, wait = hashes.size, 0.0
+            before, wait, slow = hashes.size, 0.0, False
             try:
                 hashes, wait = self._once(out, hashes)
                 why = (
@@ -189,7 +243,8 @@ class Download:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise _certificate(self.url, error) from error
                 why = str(error) or type(error).__name__
-            failures = 1 if hashes.size > before else failures + 1
+                slow = isinstance(error, httpx2.ReadTimeout)
+            failures = 1 if hashes.size > before and not slow else failures + 1
             if hashes.size < self.wanted.size:
                 if failures >= TRIES:
                     raise self._gave_up(why)
@@ -217,6 +272,7 @@ class Download:
         """Write, hash and count what comes; stop when it is more than was wanted."""
         html = response.headers.get("Content-Type", "").startswith("text/html")
         chunks: Iterator[bytes] = response.iter_bytes()
+        pace = Pace()
         for chunk in chunks:
             if hashes.size == 0 and (html or (is_html(chunk) and not self.wanted.path.endswith(".md"))):
                 raise _web_page(self.url, self.wanted.path)
@@ -226,6 +282,8 @@ class Download:
             self._check_stop()
             if hashes.size > self.wanted.size:
                 break
+            if hashes.size < self.wanted.size and pace.slow(len(chunk)):
+                raise _too_slow()
 
     def _restart(self, out: BinaryIO, hashes: Hashes) -> Hashes:
         self.restarts += hashes.size > 0
@@ -302,6 +360,12 @@ def retried(
 def backoff(failures: int) -> float:
     """Seconds to rest after so many failures in a row; a little random, so that many clients don't come at once."""
     return float(min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT)) * random.uniform(0.75, 1.25)
+
+
+def _too_slow() -> Exception:
+    import httpx2
+
+    return httpx2.ReadTimeout(f"it sends fewer than {SLOWEST} bytes a second")
 
 
 def _fits(headers: Mapping[str, str], start: int) -> bool:

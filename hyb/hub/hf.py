@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from hyb import digest as dg
 from hyb.artifact import Blob
 from hyb.errors import Exit, HybError
 from hyb.hub import cache, hub_errors, local, select
-from hyb.hub.download import Download, Hashes, Meter, Wanted, client, parallel, retried
+from hyb.hub.download import Download, Hashes, Meter, Wanted, client, parallel, patience, retried
 from hyb.hub.names import HF
 from hyb.hub.types import Fetched, Place
 from hyb.offline import PINNED, THERE
@@ -241,11 +242,16 @@ def _asked(source: HF, question: Callable[[HfApi], T]) -> T:
     from huggingface_hub.errors import HfHubHTTPError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are silent: ours are told
-    huggingface_hub.set_client_factory(lambda: client({}))  # its own has no time limit
+    huggingface_hub.set_client_factory(lambda: client({}, answers=True))  # its own has no time limit
     api = huggingface_hub.HfApi(endpoint=endpoint(), token=huggingface_hub.get_token() or False, library_name="hyb")
     kinds = (HfHubHTTPError, httpx2.HTTPError, ValueError)
+    end = time.monotonic() + 3 * patience()  # its own retries within each of ours would take half an hour
+
+    def failed(error: Exception) -> float | None:
+        return hub_errors.wait_for(error) if time.monotonic() < end else None
+
     try:
-        return retried(lambda: question(api), hub_errors.wait_for, kinds)
+        return retried(lambda: question(api), failed, kinds)
     except kinds as error:
         raise hub_errors.explained(error, source, endpoint()) from error
 

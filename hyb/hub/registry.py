@@ -68,7 +68,7 @@ class Registry:
         self.client = httpx2.Client(
             headers={"User-Agent": f"hyb/{hyb.__version__}", "Accept-Encoding": "identity"},
             follow_redirects=True,
-            timeout=httpx2.Timeout(download.READ_TIMEOUT, connect=download.CONNECT_TIMEOUT),
+            timeout=httpx2.Timeout(download.patience(), connect=download.CONNECT_TIMEOUT),
             verify=not self.insecure,
             auth=registry_auth.signer(self.login),
         )

@@ -28,8 +28,6 @@ COMMANDS = {
 }
 ROLES = ("system", "user", "assistant")
 _HEADING = re.compile(r"^(\\*)## (system|user|reasoning|assistant)$")
-_CONTROL = dict.fromkeys([*(c for c in range(32) if chr(c) not in "\n\t"), *range(127, 160)])
-_CONTROL |= dict.fromkeys([0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])  # turn the text round
 
 
 @dataclass(frozen=True)
@@ -92,11 +90,6 @@ def help_text() -> str:
     wide = max(len(usage) for usage, _ in rows)
     more = '^C stops an answer, ^D ends. Three quotes (""") begin and end a question of several lines.'
     return "\n".join([*(f"  {usage.ljust(wide)}  {text}" for usage, text in rows), f"  {more}"])
-
-
-def printable(text: str) -> str:
-    """Text without what would drive the terminal: escape sequences, other control characters, turned-round text."""
-    return text.translate(_CONTROL)
 
 
 def brief(timing: Timing) -> str:

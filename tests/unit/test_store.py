@@ -141,7 +141,7 @@ def test_a_missing_blob_names_the_store_and_what_to_do(store: Store) -> None:
     store.blob_path(artifact.files[0].blob.digest).unlink()
     with pytest.raises(HybError, match=r"is not in the store") as caught:
         store.view(artifact)
-    assert "hyb run" in caught.value.hint
+    assert "hyb repair" in caught.value.hint
     assert not store.has(artifact.digest)
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hyb.errors import HybError
+from hyb.printable import printable
 from hyb.serving import terminal
 from hyb.serving.answer import Answer, Timing
 from hyb.serving.terminal import Conversation, Message
@@ -71,7 +72,7 @@ def test_a_file_that_is_no_chat_is_refused(text: str, suffix: str) -> None:
 
 
 def test_a_model_cannot_drive_the_terminal() -> None:
-    assert terminal.printable("a\x1b]0;x\x07b\r\x9b2Jc\u202ed\n\tü") == "a]0;xb2Jcd\n\tü"
+    assert printable("a\x1b]0;x\x07b\r\x9b2Jc\u202ed\n\tü") == "a]0;xb2Jcd\n\tü"
 
 
 def test_the_figures_of_an_answer_are_told_in_one_line_and_in_a_table() -> None:
