@@ -9,7 +9,6 @@ The order is safe to be killed in: damage is set aside first, and each step that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from hyb import lock as lockfile
 from hyb import recipe as recipes
 from hyb.artifact import Artifact, short
 from hyb.errors import HybError
+from hyb.formats import intoto
 from hyb.progress import Say
 from hyb.recipe import Recipe
 from hyb.stages.base import sources
@@ -127,15 +127,12 @@ def _steps(store: Store) -> Iterator[Made]:
 
 def _made(store: Store, artifact: Artifact) -> Made | None:
     try:
-        statement = json.loads(store.read(artifact.file("statement.json").blob.digest))
-        definition = statement["predicate"]["buildDefinition"]
-        made_of = definition["resolvedDependencies"]
+        told = receipt.read(store, artifact)
+        definition = told["predicate"]["buildDefinition"]
         return Made(
-            str(statement["subject"][0]["name"]), definition["buildType"].rpartition(":")[2],
-            str(definition["internalParameters"]["key"]), dict(definition["externalParameters"]),
-            {d["uri"]: d["annotations"]["pinned"] for d in made_of if "pinned" in d.get("annotations", {})},
-            {d["name"]: "sha256:" + d["digest"]["sha256"] for d in made_of if "uri" not in d},
-            str(artifact.subject), str(statement["predicate"]["runDetails"]["metadata"].get("finishedOn", "")),
+            str(told["subject"][0]["name"]), intoto.stage(told), str(definition["internalParameters"]["key"]),
+            dict(definition["externalParameters"]), intoto.pins(told), intoto.inputs(told), str(artifact.subject),
+            intoto.metadata(told, "finishedOn"),
         )  # fmt: skip
     except (HybError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None
@@ -165,13 +162,11 @@ def _make_again(store: Store, steps: list[Made], whole: Recipe | None, offline: 
 def _do(store: Store, made: Made, whole: Recipe | None, offline: bool, say: Say) -> str:
     """One step again, as it was; "" when the same came out, or else why not."""
     try:
-        raw = dict(made.spec)
-        for name, marker in sources(stages.load(made.stage).Spec).items():
-            if marker.kind == "model" and raw.get(name) in made.pins:
-                raw[name] = made.pins[raw[name]]
         recipe, _, entry = made.name.rpartition("/")
+        known = whole if whole and whole.name == recipe else None
+        raw = _with_sources(made, known)
         kinds = {name: store.artifact(digest).kind for name, digest in made.inputs.items()}
-        folder = whole.folder if whole and whole.name == recipe else Path()
+        folder = known.folder if known else Path()
         step = recipes.build(recipe, {entry: raw}, made.inputs, kinds, folder)
         _same_key(step, made, offline, say)
         run.run(step, store, run.Options(offline=offline), say)
@@ -181,6 +176,19 @@ def _do(store: Store, made: Made, whole: Recipe | None, offline: bool, say: Say)
     if store.has(made.output):
         return ""
     return "the step gave something else this time; `hyb run` makes what follows of it"
+
+
+def _with_sources(made: Made, whole: Recipe | None) -> dict[str, Any]:
+    """What the receipt says of the step, its models pinned. A receipt names no place of this machine: the recipe does."""
+    raw = dict(made.spec)
+    entry = next((e for e in whole.entries if e.name == made.name.rpartition("/")[2]), None) if whole else None
+    for name, marker in sources(stages.load(made.stage).Spec).items():
+        written = getattr(entry.spec, name, None) if entry and entry.stage == made.stage else None
+        if isinstance(written, str) and written != raw.get(name) and intoto.portable(written) == raw.get(name):
+            raw[name] = written
+        elif marker.kind == "model" and isinstance(raw.get(name), str):
+            raw[name] = made.pins.get(raw[name], raw[name])
+    return raw
 
 
 def _same_key(step: Recipe, made: Made, offline: bool, say: Say) -> None:
