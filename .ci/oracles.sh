@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # oracles.sh FOLDER: what the tests check documents against and Debian stable of this machine lacks, each from its own
-# publisher: Podman's Quadlet generator, the Compose schema and kustomize out of Debian 13's packages (signed; apt checks
-# that), the Gateway API's schema and axe-core from npm, KServe's Python models, podman-compose and
-# lm-evaluation-harness from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
+# publisher: Podman's Quadlet generator, the Compose schema, kustomize, cosign and a skopeo that knows signatures out of
+# Debian 13's packages (signed; apt checks that), the Gateway API's schema and axe-core from npm, KServe's Python models, podman-compose,
+# lm-evaluation-harness and model-signing from PyPI. Nothing is installed. FOLDER/env tells the tests what was found;
 # what can't be had is said, and its tests skip.
 set -euo pipefail
 folder=$(realpath "$1")
@@ -19,7 +19,8 @@ echo "deb [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} trixie ma
 apt=(-qq -o Dir::Etc::SourceList="$folder/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
   -o Dir::State::Lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" -o Dir::State::status=/dev/null
   -o APT::Sandbox::User=root)
-packages=(podman golang-github-compose-spec-compose-go-dev kustomize)
+packages=(podman golang-github-compose-spec-compose-go-dev kustomize skopeo cosign libc6 libgpgme11t64 libassuan9
+  libgpg-error0 libsubid5 libdevmapper1.02.1 libsqlite3-0 libudev1 libselinux1 libpcre2-8-0 libcap2)
 if [ -r "$keyring" ] && apt-get "${apt[@]}" update && (cd "$folder/debs" && apt-get "${apt[@]}" download "${packages[@]}"); then
   for deb in "$folder"/debs/*.deb; do dpkg-deb -x "$deb" "$folder/root"; done
 else
@@ -32,6 +33,16 @@ if [ -n "$schema" ]; then found HYB_COMPOSE_SCHEMA "$schema" compose_schema; els
 
 kustomize=$folder/root/usr/bin/kustomize
 if "$kustomize" version >/dev/null 2>&1; then found HYB_KUSTOMIZE "$kustomize" kustomize; else missing "no kustomize that runs here"; fi
+
+# these two want a newer C library than this machine may have: its loader comes with them
+for program in skopeo cosign; do
+  libraries=$folder/root/usr/lib/$(uname -m)-linux-gnu
+  printf '#!/bin/sh\nexec %q --library-path %q %q "$@"\n' "$(ls "$libraries"/ld-linux-*.so.* 2>/dev/null | head -1)" \
+    "$libraries" "$folder/root/usr/bin/$program" > "$folder/$program"
+  chmod +x "$folder/$program"
+done
+if "$folder/skopeo" --version >/dev/null 2>&1; then found HYB_SKOPEO "$folder/skopeo" sigstore_skopeo; else missing "no skopeo of Debian 13 that runs here"; fi
+if "$folder/cosign" version >/dev/null 2>&1; then found HYB_COSIGN "$folder/cosign" cosign; else missing "no cosign that runs here"; fi
 
 npm_package() { npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$folder/$1" "$2"; }
 if npm_package gateway-api @kubernetes-models/gateway-api@2.0.0; then
@@ -72,4 +83,11 @@ if $pip install --target "$folder/podman-compose" podman-compose==1.6.0; then
   found HYB_PODMAN_COMPOSE "$folder/podman-compose" podman_compose
 else
   missing "no podman-compose from PyPI"
+fi
+# in an environment of its own: it brings the tree of sigstore, which hyb does without
+if python3 -m venv "$folder/model-signing" &&
+  "$folder/model-signing/bin/python" -m pip --disable-pip-version-check -qq install model-signing==1.1.1 pyOpenSSL; then
+  found HYB_MODEL_SIGNING "$folder/model-signing/bin/model_signing" model_signing
+else
+  missing "no model-signing from PyPI"
 fi

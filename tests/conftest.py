@@ -10,12 +10,24 @@ from typing import Any
 
 import pytest
 
-from hyb import engine
+from hyb import engine, offline
 
 os.environ.update(engine.openmp(os.environ))  # before torch is loaded
 
 # A shell that starts the tests in the background has them ignore SIGINT, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command with --offline that a test calls in its own process closes this process for that test alone: a guard
+    can't be taken off. What the guard does is tested in processes that have it."""
+    for name in ("HYB_OFFLINE", *offline.SWITCHES):
+        before = os.environ.get(name)
+        monkeypatch.setenv(name, before or "")  # noted, so that it is put back whatever the test does
+        if before is None:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(offline, "guard", lambda: None)
 
 
 @pytest.hookimpl(optionalhook=True)

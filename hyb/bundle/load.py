@@ -27,6 +27,7 @@ from hyb.errors import Exit, HybError
 from hyb.formats import bundle as form
 from hyb.formats.bundle import Bundle, Piece
 from hyb.progress import Say
+from hyb.signing import gate
 from hyb.store import Store
 
 MARGIN = 64 << 20  # bytes that stay free
@@ -62,7 +63,7 @@ def load(
     """Take a bundle into the store, and its recipe, documents, keys and wheels into the folder `out`.
 
     Raises HybError: exit 3 for missing parts or room, or a base that is not here (then nothing was changed); exit 4
-    for parts that are damaged. Good parts stay loaded.
+    for parts that are damaged, and for what the trust policy refuses. Good parts stay loaded.
     """
     bundle = opened.bundle
     if lacks := missing(opened, store):
@@ -84,6 +85,9 @@ def load(
         with store.locked_step(key, lambda: say("another hyb is loading this bundle; waiting")):
             new, count = _parts(opened, store, store.work(key), keys, say)
             _whole(bundle, store)
+            _list(bundle, store)
+            if not allow_unsigned:
+                _trusted(bundle, store, say)
             _name(bundle, store)
             files = _files(bundle, store, out)
             _record(opened, store, signed_by, allow_unsigned=allow_unsigned)
@@ -233,8 +237,8 @@ def _whole(bundle: Bundle, store: Store) -> None:
         )
 
 
-def _name(bundle: Bundle, store: Store) -> None:
-    """List the artifacts, remember the steps, give the names: this makes the load visible."""
+def _list(bundle: Bundle, store: Store) -> None:
+    """List the artifacts in the index, signatures among them; without a name they are not in the way."""
     sizes = bundle.sizes()
     with store.index() as entries:
         listed = {e["digest"] for e in entries if REF not in e.get("annotations", {})}
@@ -243,6 +247,18 @@ def _name(bundle: Bundle, store: Store) -> None:
             for c in bundle.contents
             if c.digest not in listed
         ]
+
+
+def _trusted(bundle: Bundle, store: Store, say: Say) -> None:
+    """Raise HybError (exit 4) when the trust policy in force refuses an artifact; nothing has a name yet."""
+    for content in bundle.contents:
+        if content.names:
+            gate.check(store, store.artifact(content.digest), "load", os.environ, say=say, names=content.names)
+
+
+def _name(bundle: Bundle, store: Store) -> None:
+    """Remember the steps and give the names: this makes the load visible."""
+    sizes = bundle.sizes()
     for key, (stage, output) in bundle.steps.items():
         if store.outputs(key)[:1] != [output]:
             store.record_step(key, stage, output)

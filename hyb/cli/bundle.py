@@ -262,9 +262,9 @@ def _how(most: int, encrypt_to: list[str], sign_key: Path | None, passphrase_fil
         sealing.recipients(encrypt_to)
     key = None
     if sign_key:
-        from hyb.cli.signing import _private
+        from hyb.cli.signing import private_key
 
-        key = _private(sign_key, passphrase_file)
+        key = private_key(sign_key, passphrase_file)
     return How(most, tuple(encrypt_to), key)
 
 

@@ -86,7 +86,7 @@ def sign(
         _attach(s, name, attach)
         return
     assert key
-    private = _private(key.expanduser(), passphrase_file)
+    private = private_key(key.expanduser(), passphrase_file)
     if Path(name).expanduser().is_dir() and not _in_store(s, name):
         _folder(s, Path(name).expanduser(), private, out)
     else:
@@ -145,7 +145,8 @@ def _new(s: Session, folder: Path, kind: str, passphrase_file: Path | None) -> N
     )
 
 
-def _private(path: Path, passphrase_file: Path | None) -> PrivateKey:
+def private_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
+    """The user's private key, opened by the passphrase in a file or the environment. Raises HybError."""
     from hyb.signing.keys import load_private
 
     return load_private(path, _passphrase(passphrase_file))

@@ -79,7 +79,7 @@ def parts(artifact: Artifact) -> dict[str, Artifact]:
             raise ValueError("a manifest has another digest than its name")
         if str(artifact.meta["model"]) not in read:
             raise ValueError("its model is not among them")
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (HybError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise HybError(
             f"image `{short(artifact.digest)}` is encrypted, and does not say what is in it: {error}",
             hint="images of `hyb pack --encrypt-to` do; `skopeo copy --decryption-key` opens another's",

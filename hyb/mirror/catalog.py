@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hyb import digest as dg
+from hyb import receipt as receipts
 from hyb.artifact import MANIFEST, Artifact, Blob, parse
 from hyb.errors import HybError
+from hyb.formats import intoto
 from hyb.hub import names
 from hyb.mirror.wheels import Wheel, wheel
 from hyb.store import Store
@@ -174,10 +176,8 @@ def _recorded(receipt: Artifact, subject: Artifact, found: Catalog, store: Store
             repo.commits.setdefault(commit_of(subject.digest), _files(subject))
         return
     try:
-        statement = json.loads(store.read(receipt.files[0].blob.digest))
-        pins = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-        wanted = [p["uri"] for p in pins if str(p.get("annotations", {}).get("pinned", "")) == str(source)]
-        written = [names.parse(uri) for uri in wanted]
+        pins = intoto.pins(receipts.read(store, receipt))
+        written = [names.parse(given) for given, pinned in pins.items() if pinned == str(source)]
     except (HybError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return
     for one in written:

@@ -258,3 +258,24 @@ def test_inside_there_is_no_network_no_hyb_and_an_empty_home(outside: tuple[Hyb,
         assert "hyb" in machine.ok(*clean, f"{home}/second/bin/hyb", "version")
     finally:
         machine.close()
+
+
+def test_what_the_trust_policy_refuses_gets_no_name_by_a_load(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
+    hyb, recipe = outside
+    private, bundle = key(hyb, tmp_path / "keys"), str(tmp_path / "b")
+    rule = {"pattern": "small/base", "keys": ["lab"], "mode": "enforce"}
+    keys = {"lab": {"file": str(private.with_suffix(".pub"))}}
+    policy = tmp_path / "trust.yaml"
+    policy.write_text(json.dumps({"hyb-trust": 1, "keys": keys, "rules": [rule], "default": "off"}))
+    hyb.ok("bundle", "create", str(recipe), "-o", bundle, "--no-wheels")
+    inside = Hyb(tmp_path / "inside")
+    load = ("bundle", "load", bundle, "--out", str(tmp_path / "out"), "--trust", str(policy))
+    assert "small/base" in inside.fails(4, *load)
+    assert inside.json("ls") == [] and not (tmp_path / "out").exists()
+    inside.ok(*load, "--allow-unsigned")
+    assert "small/base" in inside.fails(4, "pack", "small/base", "--trust", str(policy)), "and it is judged again"
+    hyb.ok("sign", "small/base", "--key", str(private))
+    hyb.ok("bundle", "create", str(recipe), "-o", str(tmp_path / "c"), "--no-wheels")
+    other = Hyb(tmp_path / "other")
+    other.ok("bundle", "load", str(tmp_path / "c"), "--out", str(tmp_path / "out2"), "--trust", str(policy))
+    assert {n for a in other.json("ls") for n in a["names"]} >= {"small/base", "small/facts"}

@@ -31,7 +31,7 @@ def test_every_word_that_is_offered_is_taken() -> None:
         ({"wieghts": "never"}, "unknown class `wieghts` (did you mean `weights`?)"),
         ({"data": "signed"}, "`data` is one of never, allowed, not `signed`"),
         ({"data": False}, "`data` is one of never, allowed, not `false`"),
-        ({"adapter": ["signed"]}, "`adapter` is one of never, signed, allowed"),
+        ({"adapter": ["signed"]}, "`adapter` is one of never, signed, sealed, allowed"),
         ({"prompts": None}, "`prompts` is one of not-stored, allowed, not `nothing`"),
         ("never", "`boundary` is a mapping"),
         (["data"], "`boundary` is a mapping"),

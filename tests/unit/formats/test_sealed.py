@@ -24,7 +24,9 @@ def image(kinds: str, adapters: int = 0, **notes: str) -> sealed.Artifact:
         for n, k in enumerate(kinds)
     ]  # fmt: skip
     meta = {"adapters": [{"name": f"a{n}", "digest": "d"} for n in range(adapters)]}
-    return parse("sha256:" + "0" * 64, {"layers": layers, "annotations": {META: json.dumps(meta), **notes}})
+    config = {"digest": "sha256:" + "f" * 64, "size": 2}
+    notes = {META: json.dumps(meta), **notes}
+    return parse("sha256:" + "0" * 64, {"config": config, "layers": layers, "annotations": notes})
 
 
 @pytest.mark.parametrize(
