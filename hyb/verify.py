@@ -10,6 +10,7 @@ from hyb import damage, generations
 from hyb import lock as lockfile
 from hyb import recipe as recipes
 from hyb.artifact import Artifact, Blob, blobs_of, short
+from hyb.attest import trace
 from hyb.boundary import recorded
 from hyb.errors import HybError
 from hyb.generations import Generation
@@ -123,6 +124,9 @@ def check_recipe(path: Path, store: Store, say: Say) -> list[str]:
             wrong.append(f"{where}: its output `{short(locked.output)}` is not in the store")
         elif not _attested(store, locked.key, locked.output):
             wrong.append(f"{where}: no receipt says that this step gave `{short(locked.output)}`")
+    if not wrong:
+        lineage = trace.trace(store, [s.output for s in lock.stages.values()], rows=False)
+        wrong += [f"lineage of `{recipe.name}`: {problem}" for problem in lineage.problems]
     return wrong
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hyb import receipt
 from hyb.formats import audit as facts
 from hyb.store import Store
 from tests.hyb import Hyb
@@ -116,6 +117,20 @@ def test_a_broken_chain_ends_with_code_4_and_still_writes_its_page(tmp_path: Pat
     assert done.returncode == 4 and ">broken<" in out.read_text()
     assert "BROKEN" in desk.hyb("attest", "show", "r/van").stdout
     assert "of the chain broken" in desk.hyb.fails(4, "attest", "r/van")
+
+
+def test_verify_tells_a_receipt_whose_parameters_were_edited(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    assert "all whole" in desk.hyb.ok("verify", desk.folder)
+    store = Store(desk.hyb.store)
+    facts = store.artifact(store.resolve("r/facts"))
+    (old,) = [a for a in store.referrers(facts.digest) if a.kind == "receipt"]
+    told = receipt.read(store, old)
+    told["predicate"]["buildDefinition"]["externalParameters"]["holdout"] = 0.4
+    with store.index() as entries:
+        entries[:] = [e for e in entries if e["digest"] != old.digest]
+    receipt.add(store, told, facts)
+    assert "lineage of `r`" in desk.hyb.fails(4, "verify", desk.folder)
 
 
 @pytest.mark.browser
