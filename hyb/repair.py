@@ -179,7 +179,7 @@ def _do(store: Store, made: Made, whole: Recipe | None, offline: bool, say: Say)
 
 
 def _with_sources(made: Made, whole: Recipe | None) -> dict[str, Any]:
-    """What the receipt says of the step, its models pinned. A receipt names no place of this machine: the recipe does."""
+    """What the receipt says of the step, its models pinned. Places of this machine are in the recipe alone."""
     raw = dict(made.spec)
     entry = next((e for e in whole.entries if e.name == made.name.rpartition("/")[2]), None) if whole else None
     for name, marker in sources(stages.load(made.stage).Spec).items():
