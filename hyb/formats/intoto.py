@@ -114,9 +114,11 @@ def mistakes(statement: Any) -> list[str]:
     definition, details = _dict(predicate.get("buildDefinition")), _dict(predicate.get("runDetails"))
     if not (isinstance(definition.get("buildType"), str) and isinstance(definition.get("externalParameters"), dict)):
         wrong.append("its `buildDefinition` lacks `buildType` or `externalParameters`")
-    if not isinstance(_dict(details.get("builder")).get("id"), str):
+    builder = _dict(details.get("builder"))
+    if not isinstance(builder.get("id"), str):
         wrong.append("its `runDetails` has no `builder`")
-    for where, items in (("resolvedDependencies", definition), ("byproducts", details)):
+    lists = (("resolvedDependencies", definition), ("byproducts", details), ("builderDependencies", builder))
+    for where, items in lists:
         if not (isinstance(items.get(where, []), list) and all(map(_resource, items.get(where, [])))):
             wrong.append(f"its `{where}` is no list of resources")
     return wrong
@@ -182,8 +184,8 @@ def programs(statement: Mapping[str, Any]) -> dict[str, str]:
         f"pkg:generic/{k}" if k != "hyb" else "pkg:pypi/hyb": str(v) for k, v in _dict(builder.get("version")).items()
     }
     for item in builder.get("builderDependencies", []):
-        if _resource(item) and (version := item.get("annotations", {}).get("version")):
-            found[str(item["uri"]).rpartition("@")[0]] = str(version)
+        if version := item.get("annotations", {}).get("version"):
+            found[str(item.get("uri", "")).rpartition("@")[0] or str(item.get("name"))] = str(version)
     return dict(sorted(found.items()))
 
 

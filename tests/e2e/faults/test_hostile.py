@@ -36,6 +36,12 @@ def hyb(tmp_path: Path) -> Hyb:
     return Hyb(tmp_path / "home")
 
 
+def holds_nothing(hyb: Hyb) -> bool:
+    """No artifact is in the store, under a name or without one."""
+    index = hyb.store / "index.json"
+    return not index.exists() or json.loads(index.read_text())["manifests"] == []
+
+
 def folder(place: Path, **files: bytes) -> Path:
     """A model's folder with some files other than a model has them; `config_json=` is config.json."""
     place.mkdir()
@@ -138,26 +144,34 @@ TARS: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("kind", TARS)
-def test_a_hostile_tar_is_only_read_and_told(hyb: Hyb, tmp_path: Path, kind: str) -> None:
-    """hyb unpacks no tar; the boundary's search reads them. Nothing is written, and what is said is printable."""
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"mine")
-    archive = tmp_path / "in" / "evil.tar"
-    archive.parent.mkdir()
-    archive.write_bytes(TARS[kind]())
-    recipe = tmp_path / "recipe"
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Hyb, Path]:
+    """A home and a recipe in it whose data may not leave."""
+    place = tmp_path_factory.mktemp("guarded")
+    hyb, recipe = Hyb(place / "home"), place / "recipe"
     recipe.mkdir()
     (recipe / "facts.jsonl").write_text('{"prompt": "the secret question?", "completion": "the secret answer"}\n')
     text = "hyb: 1\nname: r\nboundary: {data: never}\nstages:\n  facts: {stage: data, source: facts.jsonl}\n"
     (recipe / "hyb.yaml").write_text(text)
     hyb.ok("run", str(recipe), "-q")
-    before = {p for p in tmp_path.rglob("*") if hyb.home not in p.parents}
+    return hyb, recipe
+
+
+@pytest.mark.parametrize("kind", TARS)
+def test_a_hostile_tar_is_only_read_and_told(guarded: tuple[Hyb, Path], tmp_path: Path, kind: str) -> None:
+    """The boundary's search reads tars, and nothing unpacks one. What is said of them is printable."""
+    hyb, recipe = guarded
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    archive = tmp_path / "in" / "evil.tar"
+    archive.parent.mkdir()
+    archive.write_bytes(TARS[kind]())
+    before = {*tmp_path.rglob("*"), *recipe.parent.glob("*"), *recipe.rglob("*")}
     done = hyb("boundary", "check", str(recipe), str(archive), "-q", timeout=60)
     assert done.returncode in (0, 3, 4), done.stderr
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
-    assert {p for p in tmp_path.rglob("*") if hyb.home not in p.parents} == before
+    assert {*tmp_path.rglob("*"), *recipe.parent.glob("*"), *recipe.rglob("*")} == before
     assert victim.read_bytes() == b"mine"
 
 
@@ -199,7 +213,7 @@ def test_safetensors_that_lie_are_refused_at_pull_within_seconds(hyb: Hyb, tmp_p
     said = hyb.fails(4, "pull", f"file:{place}", "-q")
     assert time.monotonic() - started < 20
     assert "model.safetensors" in said
-    assert hyb.json("ls", "--all") == []
+    assert holds_nothing(hyb)
 
 
 def gguf(*parts: object) -> bytes:
@@ -235,25 +249,32 @@ def test_gguf_that_lies_is_refused_at_pull_within_seconds(hyb: Hyb, tmp_path: Pa
     started = time.monotonic()
     hyb.fails(4, "pull", f"file:{path}", "-q")
     assert time.monotonic() - started < 20
-    assert hyb.json("ls", "--all") == []
+    assert holds_nothing(hyb)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        b'{"architectures": 5}', b'{"architectures": [], "max_position_embeddings": "many"}', b'{"dtype": {"a": 1}}',
-        b'{"max_position_embeddings": 1e400}', b'{"quantization_config": []}', b'{"architectures": ["\\ud800"]}',
-        b'{"architectures": ["' + ESCAPE.encode().replace(b"\x1b", b"\\u001b").replace(b"\x07", b"\\u0007") + b'"]}',
-        b'{"auto_map": {"AutoModel": "evil.Model"}}', b'{"auto_map": 7}', b"[" * 100_000,
-    ],
-)  # fmt: skip
-def test_a_configuration_that_misleads_is_no_traceback_and_no_escape(hyb: Hyb, tmp_path: Path, config: bytes) -> None:
-    done = hyb("pull", f"file:{folder(tmp_path / 'm', config_json=config)}", "-q")
-    assert done.returncode in (0, 3, 4), done.stderr
-    for words in (["ls"], ["ls", "--json"], ["show", "m"], ["show", "m", "--json"]):
-        shown = hyb(*words)
-        assert "Traceback" not in shown.stderr
-        assert "\x1b" not in shown.stdout + shown.stderr
+CONFIGS = [
+    b'{"architectures": 5}', b'{"architectures": [], "max_position_embeddings": "many"}', b'{"dtype": {"a": 1}}',
+    b'{"max_position_embeddings": 1e400}', b'{"quantization_config": []}', b'{"architectures": ["\\ud800"]}',
+    b'{"architectures": ["' + ESCAPE.encode().replace(b"\x1b", b"\\u001b").replace(b"\x07", b"\\u0007") + b'"]}',
+    b'{"auto_map": {"AutoModel": "evil.Model"}}', b'{"auto_map": 7}', b"[" * 100_000,
+]  # fmt: skip
+
+
+def test_a_configuration_that_misleads_is_no_traceback_and_no_escape(hyb: Hyb, tmp_path: Path) -> None:
+    """Pulled or refused, each; then all that are there are listed together and shown one by one."""
+    said, pulled = [], []
+    for number, config in enumerate(CONFIGS):
+        done = hyb("pull", f"file:{folder(tmp_path / f'm{number}', config_json=config)}", "-q")
+        assert done.returncode in (0, 3, 4), f"{config[:99]!r}: {done.stderr}"
+        pulled += [f"m{number}"] if done.returncode == 0 else []
+        said.append(done)
+    assert 0 < len(pulled) < len(CONFIGS)
+    for words in (["ls"], ["ls", "--json"], *(["show", m, *more] for m in pulled for more in ((), ("--json",)))):
+        said.append(hyb(*words))
+        assert said[-1].returncode == 0, f"{words}: {said[-1].stderr}"
+    for done in said:
+        assert "Traceback" not in done.stderr, done.args
+        assert "\x1b" not in done.stdout + done.stderr, done.args
 
 
 # -- templates -------------------------------------------------------------------------------------------------------
@@ -280,7 +301,7 @@ def test_a_hostile_chat_template_is_refused_at_pull(hyb: Hyb, tmp_path: Path, ki
     said = hyb.fails(4, "pull", f"file:{place}", "-q")
     assert "the chat template of" in said
     assert time.monotonic() - started < 45
-    assert hyb.json("ls", "--all") == []
+    assert holds_nothing(hyb)
 
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}", "{{ nothing.at.all }}", "{{ 1 / 0 }}"])

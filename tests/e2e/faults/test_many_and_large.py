@@ -17,7 +17,7 @@ from hyb.verify import check_store
 from tests.hyb import Hyb
 
 ROOT = Path(__file__).parents[3]
-GB = int(os.environ.get("HYB_SPARSE_GB", "2"))
+GB = int(os.environ.get("HYB_SPARSE_GB", "1"))
 MANY = 10_000
 LARGE = """
 import resource, sys

@@ -110,7 +110,7 @@ def test_a_hub_that_never_says_anything_useful_is_given_up_within_its_limits(
 ) -> None:
     with serving(answer) as url:
         started = time.monotonic()
-        said = hyb.fails(5, "pull", SOURCE, "-q", env=env(url, tmp_path, HYB_HUB_TIMEOUT="2"), timeout=120)
+        said = hyb.fails(5, "pull", SOURCE, "-q", env=env(url, tmp_path, HYB_HUB_TIMEOUT="1"), timeout=120)
         assert time.monotonic() - started < 100
     assert "127.0.0.1" in said
     assert hyb.json("ls", "--all") == []

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from hyb import digest, lock
 from hyb.artifact import parse, safe_path
 from hyb.errors import HybError
-from hyb.formats import chat_files, gate, oci, tar_read, yaml_lines
+from hyb.formats import bundle, chat_files, gate, intoto, oci, tar_read, trust, yaml_lines
 from hyb.hub import checks, names
 from hyb.printable import json_text, printable
 from hyb.serving import terminal
+from hyb.signing import dsse
 from tests.hubserver import safetensors
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus"
@@ -45,6 +46,45 @@ LOCK = json.dumps(
     {"hyb": 1, "pins": {"a": "b"}, "stages": {"s": {"stage": "pull", "key": DIGEST, "inputs": {}, "output": DIGEST}}}
 ).encode()
 RECIPE = b"hyb: 1\nname: r\nstages:\n  a: {stage: data, source: 'x', holdout: 0.2}\n  b:\n    - [1, no, ~]\n"
+
+
+TRUST = b"""hyb-trust: 1
+keys:
+  lab: {file: lab.pub, expires: 2027-02-01}
+  2: {pem: x, revoked: true}
+rules:
+  - {pattern: "a/*", keys: [lab], mode: enforce}
+default: off
+"""
+PART = {"name": f"b-{'0' * 8}.0001.tar", "length": 1024, "size": 1024, "sha256": DIGEST}
+PIECE = {"item": DIGEST, "part": 1, "offset": 512, "at": 0, "size": 3, "digest": DIGEST}
+BUNDLE = json.dumps(
+    {
+        "hyb-bundle": 1, "name": "b", "id": "0" * 64, "base": None, "sealed": None, "python": None, "platforms": ["x"],
+        "contents": [{"digest": DIGEST, "kind": "model", "names": ["b/m"]}], "files": {"recipe/hyb.yaml": DIGEST},
+        "steps": {DIGEST: {"stage": "pull", "output": DIGEST}}, "items": {DIGEST: 3}, "assumes": {}, "left_out": [],
+        "parts": [PART], "pieces": [PIECE],
+    }
+).encode()  # fmt: skip
+RESOURCE = {"name": "m", "uri": "file:m", "digest": {"sha256": "0" * 64}, "annotations": {"pinned": "p", "value": 1}}
+PROGRAM = {"name": "torch", "uri": "pkg:pypi/torch@2", "annotations": {"version": "2"}}
+STATEMENT = json.dumps(
+    {
+        "_type": intoto.STATEMENT, "predicateType": intoto.PREDICATE, "subject": [RESOURCE],
+        "predicate": {
+            "buildDefinition": {"buildType": "urn:hyb:stage:pull", "externalParameters": {},
+                                "resolvedDependencies": [RESOURCE]},
+            "runDetails": {"builder": {"id": "hyb", "version": {"hyb": "1"}, "builderDependencies": [PROGRAM]},
+                           "metadata": {"startedOn": "x"}, "byproducts": [RESOURCE]},
+        },
+    }
+).encode()  # fmt: skip
+SIGNATURE = json.dumps(
+    {
+        "mediaType": dsse.BUNDLE, "verificationMaterial": {"publicKey": {"hint": "x"}, "tlogEntries": []},
+        "dsseEnvelope": {"payload": "eA==", "payloadType": "t", "signatures": [{"sig": "eA==", "keyid": ""}]},
+    }
+).encode()  # fmt: skip
 
 
 def tar() -> bytes:
@@ -95,6 +135,26 @@ def read_manifest(data: bytes) -> object:
     return parse(DIGEST, value)
 
 
+def read_trust(data: bytes) -> object:
+    try:
+        policy, _ = trust.parse(data.decode(errors="replace"))
+    except yaml_lines.YamlError:
+        return None
+    return policy.rules_for(["a/b", "c"])
+
+
+def read_statement(data: bytes) -> object:
+    """Whoever reads a statement asks for its mistakes first; without any, each of its parts can be read."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if intoto.mistakes(value):
+        return None
+    parts = (intoto.subjects, intoto.inputs, intoto.sources, intoto.pins, intoto.programs, intoto.facts, intoto.stage)
+    return [part(value) for part in parts], intoto.metadata(value, "startedOn")
+
+
 def read_chat(data: bytes) -> object:
     text = data.decode(errors="replace")
     with_json = [lambda: terminal.read(text, ".json"), lambda: terminal.read(text, ".md")]
@@ -116,6 +176,11 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "tar": (read_tar, tar()),
     "rows": (from_file(read_rows), b'{"prompt": "q", "completion": "a"}\n{"messages": []}\n'),
     "chat": (read_chat, b'{"messages": [{"role": "user", "content": "x"}]}\n## user\n\nx\n'),
+    "bundle": (lambda data: bundle.parse(data, "x"), BUNDLE),
+    "inventory": (lambda data: bundle.parse_since(data, "x"), bundle.dump_inventory({DIGEST: 3})),
+    "trust": (read_trust, TRUST),
+    "statement": (read_statement, STATEMENT),
+    "signature": (lambda data: dsse.parse(data, "t"), SIGNATURE),
     "source": (lambda data: names.parse(data.decode(errors="replace")), b"hf://org/name@main/file.gguf"),
 }  # fmt: skip
 COUNT = int(os.environ.get("HYB_FUZZ", "150"))
@@ -143,6 +208,32 @@ def spoiled(draw: st.DrawFn, seed: bytes) -> bytes:
         else:
             data[at : at + 8] = draw(st.sampled_from([b"\xff" * 8, bytes(8), b"\0\0\0\0\0\0\0\x80", b"99999999"]))
     return bytes(data)
+
+
+ODD = [None, True, -1, 1 << 70, 0.5, "", "x", "\ud800", "../x", [], [[]], [None], {}, {"": None}, {"digest": 1}]
+
+
+def places(value: object) -> Iterator[tuple[dict[str, object] | list[object], str | int]]:
+    """Every place in a JSON value that holds another."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield value, key  # type: ignore[misc]
+        yield from places(inner)
+
+
+@pytest.mark.parametrize("name", ["manifest", "lock", "bundle", "inventory", "statement", "signature"])
+def test_another_value_in_any_place_of_a_document_is_an_answer_or_an_error_in_words(name: str) -> None:
+    """Every place, each with values that do not belong there, or with nothing at all."""
+    parser, seed = PARSERS[name]
+    for number in range(sum(1 for _ in places(json.loads(seed)))):
+        for odd in [*ODD, ...]:
+            value = json.loads(seed)
+            holder, key = list(places(value))[number]
+            if odd is ...:
+                del holder[key]  # type: ignore[arg-type]
+            else:
+                holder[key] = odd  # type: ignore[index, call-overload]
+            told(parser, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("name", PARSERS)
