@@ -93,6 +93,7 @@ def serve(
         sealed.check(artifact, wanted, key)
     if s.dry_run:
         manager.check(wanted)
+        manager.trusted(s.store, artifact, wanted, os.environ, s.talk)
         choice = (
             sealed.choice(artifact, wanted) if closed else manager.choice_for(s.store, artifact, wanted, os.environ)
         )

@@ -2,7 +2,8 @@
 
 A model that came from a hub has its old name and commit, so that a client's pin holds. Whatever else has a name in the
 store is shown under that name, its commit the first 40 digits of the artifact's digest. Data sets, reports (they
-quote data sets), services and links are private: shown only when `everything` is asked for.
+quote data sets), services, links and bundles (the recipe's files, its data with them) are private: shown only when
+`everything` is asked for. The wheels of a bundle are an artifact of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hyb.hub import names
 from hyb.mirror.wheels import Wheel, wheel
 from hyb.store import Store
 
-PRIVATE = frozenset(("dataset", "report", "service", "link"))
+PRIVATE = frozenset(("bundle", "dataset", "report", "service", "link"))
 ON_HUB = {"model": "models", "adapter": "models", "dataset": "datasets"}
 RESERVED = frozenset(("api", "v2", "simple", "packages", "datasets", "models", "spaces", "resolve"))
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")

@@ -86,6 +86,16 @@ def test_what_speaks_of_something_private_is_private(tmp_path: Path) -> None:
     assert len(catalog.read(store, everything=True).documents) == 2
 
 
+def test_the_files_of_a_loaded_bundle_are_private_and_its_wheels_are_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = put(store, "bundle", "bundle/r", path="recipe/data/facts.jsonl", data=b"a secret row")
+    put(store, "wheels", "wheels/r", path="x-1-py3-none-any.whl", data=b"wheel")
+    found = catalog.read(store)
+    assert set(found.projects) == {"x"} and "bundle/r" not in found.images
+    assert rows.digest not in found.documents and rows.files[0].blob.digest not in found.blobs
+    assert "bundle/r" in catalog.read(store, everything=True).images
+
+
 @pytest.mark.parametrize("target", ["/a/../b", "/%2e%2e/x", "/%00", "/%ff", "x", "", "/a%0d%0ab"])
 def test_a_path_that_is_none_is_refused(target: str) -> None:
     with pytest.raises(RefusedError):
