@@ -147,11 +147,13 @@ def _parse(digest: str, manifest: dict[str, Any]) -> Artifact:
     )
     _blob(manifest["config"])
     needs = tuple(d for d in notes.get(NEEDS, "").split(",") if d)
-    meta = MappingProxyType(dict(json.loads(notes.get(META, "{}"))))
+    meta = json.loads(notes.get(META, "{}"))
+    if not isinstance(meta, dict):
+        raise ValueError(f"its `{META}` is no JSON object")
     subject = manifest.get("subject", {}).get("digest")
     if not all(map(dg.is_digest, (*needs, *([subject] if subject else [])))):
         raise ValueError("it names what is no digest")
-    return Artifact(digest, str(notes.get(KIND, "image")), files, meta, needs, subject, manifest)
+    return Artifact(digest, str(notes.get(KIND, "image")), files, MappingProxyType(meta), needs, subject, manifest)
 
 
 def _blob(place: Mapping[str, Any]) -> Blob:

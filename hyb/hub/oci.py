@@ -229,7 +229,7 @@ def _is_own(manifest: dict[str, Any], digest: str) -> bool:
         return False
     try:
         artifact, same = parse(digest, manifest), dg.of_json(manifest) == digest
-    except (ValueError, TypeError, RecursionError):
+    except (HybError, ValueError, TypeError, RecursionError):
         return False
     texts = all(
         isinstance(artifact.meta.get(k, ""), str) for k in ("name", "format", "license", "base", "architecture")
@@ -246,7 +246,7 @@ def _is_sealed(manifest: dict[str, Any], digest: str) -> bool:
         return False
     try:
         image = parse(digest, manifest)
-    except (ValueError, TypeError, RecursionError):
+    except (HybError, ValueError, TypeError, RecursionError):
         return False
     return sealed.is_sealed(image) and bool(sealed.parts(image))
 

@@ -56,7 +56,7 @@ def test_the_recipe_s_boundary_decides(hyb: Hyb, tmp_path: Path) -> None:
     hyb.ok("boundary", "check", str(path), cwd=tmp_path)  # the recipe of the current folder
     assert hyb.json("boundary", str(recipe))["boundary"]["weights"] == "allowed"
     recipe.write_text(text % "perhaps")
-    assert "hyb.yaml:4: boundary: `weights` is one of never, allowed" in hyb.fails(3, "boundary", str(recipe))
+    assert "hyb.yaml:4: boundary: `weights` is one of never, sealed, allowed" in hyb.fails(3, "boundary", str(recipe))
 
 
 def test_the_boundary_is_shown_with_what_it_covers(hyb: Hyb) -> None:

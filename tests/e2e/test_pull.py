@@ -214,7 +214,7 @@ def test_offline_a_pinned_model_comes_out_of_the_cache_and_no_socket_is_opened(
 
 def test_offline_and_in_no_cache_is_exit_6_with_what_to_do(server: Hub, machine: Machine) -> None:
     error = machine.refused("o/n", offline=True, pinned="hf://o/n@" + "1" * 40)
-    assert error.code == Exit.OFFLINE and "without `--offline`" in error.hint and server.log == []
+    assert error.code == Exit.OFFLINE and "hyb pull 'hf://o/n@" in error.hint and server.log == []
 
 
 def test_the_environment_of_huggingface_hub_can_say_offline_too(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
