@@ -144,3 +144,64 @@ def _private_keys_are_where_they_belong(hyb: Hyb, pages: list[Path], said: list[
                 assert path.is_relative_to(folder) or path.name.startswith(("Secret-", "Link-")), path
                 assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
     assert not [s for s in said if "PRIVATE KEY" in s]
+
+
+def test_no_private_key_of_a_signature_a_seal_or_a_bundle_leaves_its_file(tmp_path: Path) -> None:
+    """Signed, sealed and bundled, and read again on the other side, each with a key in a file of its own."""
+    import pyrage
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    hyb, inside, recipe, kept = Hyb(tmp_path / "home"), Hyb(tmp_path / "inside"), tmp_path / "recipe", tmp_path / "kept"
+    for folder in (recipe, kept, hyb.home, inside.home):
+        folder.mkdir()
+    (recipe / "hyb.yaml").write_text(QUICK.replace("file:model", "file:m"))
+    (recipe / "facts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    (recipe / "m").mkdir()
+    for name, content in hubserver.model(8).items():
+        if isinstance(content, bytes) and not name.startswith("."):
+            (recipe / "m" / name).write_bytes(content)
+    age, sealing = pyrage.x25519.Identity.generate(), ec.generate_private_key(ec.SECP256R1())
+    pem = sealing.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    public = form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo
+    for name, data in (("age", f"{age}\n".encode()), ("seal.pem", pem)):
+        (kept / name).write_bytes(data)
+        (kept / name).chmod(0o600)
+    (tmp_path / "seal.pub.pem").write_bytes(sealing.public_key().public_bytes(*public))
+    hyb.ok("sign", "--new-key", str(kept / "signing"))
+    signing = next((kept / "signing").glob("*.key"))
+    needles = {"age": str(age).encode(), "seal": pem.splitlines()[1], "sign": signing.read_bytes().splitlines()[1]}
+    assert all(len(n) > 40 for n in needles.values())
+    bundle, said = str(tmp_path / "bundle"), []
+    with watched(needles) as lines:
+        for one, words in (
+            (hyb, ("run", str(recipe))),
+            (hyb, ("sign", "quick/base", "--key", str(signing))),
+            (hyb, ("pack", "quick/base", "--encrypt-to", str(tmp_path / "seal.pub.pem"), "--name", "sealed")),
+            (hyb, ("bundle", "create", str(recipe), "-o", bundle, "--no-wheels", "--sign-key", str(signing),
+                   "--encrypt-to", str(age.to_public()))),
+            (hyb, ("bundle", "verify", bundle, "--identity", str(kept / "age"))),
+            (inside, ("bundle", "load", bundle, "--identity", str(kept / "age"), "--out", str(tmp_path / "loaded"))),
+            (hyb, ("log", "--json")),
+            (hyb, ("show", "sealed", "--json")),
+        ):  # fmt: skip
+            done = one(*words, cwd=tmp_path)
+            assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+            said.append(done.stdout + done.stderr)
+        # each key given where another is wanted, or where its public half is: refused without a word of it
+        for words in (
+            ("bundle", "create", str(recipe), "-o", f"{bundle}2", "--no-wheels", "--encrypt-to", str(kept / "age")),
+            ("bundle", "create", str(recipe), "-o", f"{bundle}3", "--no-wheels", "--sign-key", str(kept / "age")),
+            ("bundle", "verify", bundle, "--identity", str(signing)),
+            ("pack", "quick/base", "--encrypt-to", str(kept / "seal.pem"), "--name", "other"),
+            ("sign", "quick/base", "--key", str(kept / "age")),
+        ):
+            done = hyb(*words, cwd=tmp_path)
+            assert done.returncode not in (0, 1), words
+            said.append(done.stdout + done.stderr)
+    assert not lines, "in a command line"
+    for name, needle in needles.items():
+        assert not [s for s in said if needle.decode() in s], f"{name}: in an output"
+        files = [p for p in tmp_path.rglob("*") if p.is_file() and kept not in p.parents]
+        assert len(files) > 60
+        assert not [p for p in files if needle in p.read_bytes()], f"{name}: in a file"
