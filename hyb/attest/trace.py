@@ -179,6 +179,8 @@ def _behind(node: Node, walk: _Walk) -> Node:
             reached.add(digest)
             todo += [d for _, d in walk.nodes[digest].inputs]
     lost = sorted(walk.named[node.digest] - reached - {node.digest})
+    if lost and node.stage == "pull":  # it came ready-made from another store, which can tell of these
+        return replace(node, about=(*node.about, f"made elsewhere, of {', '.join(map(short, lost))}"))
     said = tuple(f"it names `{short(d)}`, from which its receipts do not lead to it" for d in lost)
     return replace(node, problems=(*node.problems, *said))
 

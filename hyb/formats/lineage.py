@@ -115,7 +115,8 @@ def _branch(lineage: Lineage, digest: str, role: str, seen: set[str]) -> list[st
     bar = "│ " if branches else "  "
     lines += [f"{bar} {clean(line)}" for line in node.about]
     lines += [f"{bar} receipt {short(node.receipt)}"] if node.receipt else []
-    lines += [f"{bar} {s.of} signed by {clean(s.key)}" for s in node.signatures]
+    # hyb and model-signing name a key by the file of its public half
+    lines += [f"{bar} {s.of} signed by the key whose PEM file is {clean(s.key)}" for s in node.signatures]
     lines += [f"{bar} BROKEN: {clean(problem)}" for problem in node.problems]
     for number, branch in enumerate(branches):
         last = number == len(branches) - 1

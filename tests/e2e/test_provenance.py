@@ -96,7 +96,7 @@ def test_what_the_page_says_of_a_real_signature_is_true(desk: Desk, tmp_path: Pa
         env = {**os.environ, "STORE": str(desk.hyb.store), "KEY": public}
         done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=False)
         assert "Verified OK" in done.stdout, done.stderr
-    assert "signed by sha256:" in desk.hyb.ok("attest", "show", "r/base")
+    assert "signed by the key whose PEM file is sha256:" in desk.hyb.ok("attest", "show", "r/base")
 
 
 def test_the_sbom_inside_the_page_is_that_of_the_command(desk: Desk, tmp_path: Path) -> None:

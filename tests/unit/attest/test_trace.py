@@ -136,7 +136,7 @@ def test_a_signature_is_shown_by_its_key(tmp_path: Path) -> None:
     bundle = {"verificationMaterial": {"publicKey": {"hint": "sha256:" + "9" * 64}}}
     blob = store.add_bytes(json.dumps(bundle).encode())
     store.add_artifact("signature", [File("signature.sigstore.json", blob)], subject=bot)
-    assert f"artifact signed by sha256:{'9' * 64}" in lineage.text(trace(store, [bot.digest]))
+    assert f"artifact signed by the key whose PEM file is sha256:{'9' * 64}" in lineage.text(trace(store, [bot.digest]))
 
 
 def test_hostile_names_move_no_cursor_and_become_no_markup(tmp_path: Path) -> None:
