@@ -222,8 +222,8 @@ class Store(Blobs):
     def locked_step(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold a step, so that two processes never do the same one; `waiting` is called when another has it."""
         path = self._step_lock(key)
-        with self.writing():
-            pass
+        with self.writing():  # a lock that can't be made is told here: what the step raises itself is its own
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
         try:
             with fs.locked(path, wait=False):
                 yield

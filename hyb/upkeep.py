@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,16 +22,19 @@ SMALL = 4 << 20  # bytes: no manifest is larger (image-spec asks registries to t
 def gc(store: Store, *, dry_run: bool = False) -> tuple[int, int]:
     """Remove what no name and no kept generation reaches; returns (things removed, bytes freed).
 
-    Raises HybError while a run is going on.
+    Raises HybError while a run is going on, and for a store that can't be written (a dry run is done there, too).
     """
     if not (store.root / "hyb.json").exists():
         return 0, 0
-    try:
-        with fs.locked(store.root / "locks" / "store", wait=False), store.writing():
-            return _gc(store, dry_run)
-    except BlockingIOError as error:
-        hint = "wait for it, then try again"
-        raise HybError(f"the store `{store.root}` is in use by another hyb", hint=hint) from error
+    if dry_run and not os.access(store.root / "locks", os.W_OK):
+        return _gc(store, dry_run)  # read-only: nobody adds here
+    with store.writing():
+        try:
+            with fs.locked(store.root / "locks" / "store", wait=False):
+                return _gc(store, dry_run)
+        except BlockingIOError as error:
+            hint = "wait for it, then try again"
+            raise HybError(f"the store `{store.root}` is in use by another hyb", hint=hint) from error
 
 
 def _gc(store: Store, dry_run: bool) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from hyb.blobs import BLOB_MTIME
 from hyb.errors import Exit, HybError
 from hyb.places import default_root
 from hyb.store import Store
+from tests.unprivileged import unprivileged
 
 
 @pytest.fixture
@@ -195,6 +196,26 @@ def test_gc_keeps_what_a_name_reaches_and_what_speaks_of_it(store: Store) -> Non
     assert {a.digest for a in store.artifacts()} == {base.digest, adapter.digest, receipt.digest}
     assert not store.has(loose.digest)
     assert upkeep.gc(store) == (0, 0)
+
+
+def test_a_store_that_cannot_be_written_says_so_in_words_and_a_dry_run_of_gc_reads_it(store: Store) -> None:
+    for number in range(2):
+        store.add_bytes(bytes([number]))
+    folders = [store.root, *(p for p in store.root.rglob("*") if p.is_dir())]
+
+    def step() -> None:
+        with store.locked_step("sha256:" + "1" * 64):
+            pass
+
+    for folder in folders:
+        folder.chmod(0o500)
+    try:
+        assert "(2, 2)" in unprivileged(lambda: upkeep.gc(store, dry_run=True))
+        assert "can't write to the store" in unprivileged(lambda: upkeep.gc(store))
+        assert "can't write to the store" in unprivileged(step)
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)
 
 
 def test_gc_waits_for_nobody(store: Store) -> None:
