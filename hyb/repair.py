@@ -88,9 +88,13 @@ def _set_aside(store: Store, say: Say, report: Report) -> None:
                 report.left.append(f"{one.text}; its earlier generations are forgotten, the next run notes a new one")
     _mend_index(store, found > 0, report)
     for artifact in store.artifacts():
-        if artifact.kind == "receipt" and not store.has(artifact.digest):  # half of one tells nothing
+        if artifact.kind in ("receipt", "signature") and not store.has(artifact.digest):  # half of one tells nothing
             report.done.append(damage.set_aside(store, store.blob_path(artifact.digest)))
             _mend_index(store, True, report)
+            if artifact.kind == "signature" and artifact.subject:  # only who has the key can make it again
+                report.left.append(
+                    f"a signature of `{short(artifact.subject)}` is lost: sign it again, or bring it here"
+                )
     for one in damage.views(store, {a.digest: a for a in store.artifacts()}):
         upkeep.remove(one.path)
         report.done.append(f"removed the view `{one.path.name[:12]}`: the next use makes it anew")

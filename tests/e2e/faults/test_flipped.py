@@ -86,6 +86,21 @@ def test_a_flipped_bit_is_found_and_repaired_with_the_same_lock(quick: Chain, tm
     assert set(Store(one.store).tags()) == {f"quick/{s}" for s in json.loads(one.lock)["stages"]}
 
 
+def test_a_damaged_signature_is_set_aside_and_repair_says_that_it_must_be_made_again(
+    quick: Chain, tmp_path: Path
+) -> None:
+    one, keys = quick.copy(tmp_path), tmp_path / "keys"
+    one.hyb.ok("sign", "--new-key", str(keys))
+    sign = ("sign", "quick/base", "--key", str(keys / "hyb.key"))
+    made = one.hyb.json(*sign)["signature"]
+    spoil(one.blob(json.loads(one.blob(made).read_bytes())["layers"][0]["digest"]))
+    assert "is lost: sign it again" in one.hyb.fails(4, "repair", str(one.recipe))
+    assert one.hyb.json("repair", str(one.recipe))["done"] == []
+    one.hyb.ok("verify", str(one.recipe), "-q")
+    one.hyb.ok(*sign)
+    one.hyb.ok("verify", "quick/base", "--key", str(keys / "hyb.pub"))
+
+
 def test_a_flipped_bit_at_use_is_refused_and_nothing_is_made_of_it(quick: Chain, tmp_path: Path) -> None:
     """Used means packed: weights that changed after they were checked once, their time moved by the change."""
     one = quick.copy(tmp_path)
