@@ -10,7 +10,7 @@ import typer
 
 from hyb.cli.output import size
 from hyb.cli.session import Session, command
-from hyb.cli.signing import TrustOption, trusting
+from hyb.cli.signing import PassphraseOption, TrustOption, private_key, trusting
 
 if TYPE_CHECKING:
     from hyb.bundle.gather import Order
@@ -62,15 +62,7 @@ def bundle_create(
         Path | None,
         typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key.", show_default=False),
     ] = None,
-    passphrase_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--passphrase-file",
-            metavar="FILE",
-            show_default=False,
-            help="Its first line opens the key; or the variable HYB_SIGN_PASSPHRASE.",
-        ),
-    ] = None,
+    passphrase_file: PassphraseOption = None,
     image: Annotated[
         list[str] | None,
         typer.Option(
@@ -262,8 +254,6 @@ def _how(most: int, encrypt_to: list[str], sign_key: Path | None, passphrase_fil
         sealing.recipients(encrypt_to)
     key = None
     if sign_key:
-        from hyb.cli.signing import private_key
-
         key = private_key(sign_key, passphrase_file)
     return How(most, tuple(encrypt_to), key)
 

@@ -13,6 +13,16 @@ from hyb.cli.session import Session, command
 if TYPE_CHECKING:
     from hyb.signing.keys import PrivateKey, PublicKey
 
+PASSPHRASE = "HYB_SIGN_PASSPHRASE"
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        metavar="FILE",
+        show_default=False,
+        help=f"Its first line opens the key; or the variable {PASSPHRASE}.",
+    ),
+]
 TrustOption = Annotated[
     Path | None,
     typer.Option("--trust", metavar="FILE", help="The trust policy, see docs/signing.md.", show_default=False),
@@ -21,7 +31,6 @@ SignerOption = Annotated[
     list[Path] | None,
     typer.Option("--key", metavar="PUB", help="A public key whose signature counts. Repeatable.", show_default=False),
 ]
-PASSPHRASE = "HYB_SIGN_PASSPHRASE"
 
 
 def trusting(trust: Path | None) -> None:
@@ -39,15 +48,7 @@ def sign(
     key: Annotated[
         Path | None, typer.Option("--key", metavar="FILE", help="The private key, mode 0600.", show_default=False)
     ] = None,
-    passphrase_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--passphrase-file",
-            metavar="FILE",
-            show_default=False,
-            help=f"Its first line opens the key; or the variable {PASSPHRASE}.",
-        ),
-    ] = None,
+    passphrase_file: PassphraseOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write the signature there, too.", show_default=False),
