@@ -22,6 +22,7 @@ from hyb.artifact import INDEX, Blob
 from hyb.errors import Exit, HybError
 
 FORMAT = 1
+FOLDERS = ("blobs/sha256", "steps", "views", "work", "locks", "tmp")
 ANOTHER = "or give another store with `--store DIR`"
 BLOB_MTIME = 1  # seconds: see the module's docstring
 
@@ -35,6 +36,13 @@ class Blobs:
         self._check_format()
         self.open_to_all = _open_to_all(self.root) or _open_to_all(self.blobs)
         """Anybody may put other files in place of ours: no blob's time is believed then."""
+
+    @property
+    def read_only(self) -> bool:
+        """True for a store that is there and that this user can't write."""
+        locks = self.root / "locks"
+        place = locks if locks.is_dir() else self.root
+        return (self.root / "hyb.json").exists() and not os.access(place, os.W_OK)
 
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies, whether or not it is there."""
@@ -159,9 +167,9 @@ class Blobs:
     def writing(self) -> Iterator[None]:
         """Around every write: lays the store out first, and says what is wrong in words."""
         with fs.explained(f"can't write to the store `{self.root}`", also=ANOTHER):
+            for name in FOLDERS:  # each time: whoever copies a store may leave its empty folders behind
+                (self.root / name).mkdir(parents=True, exist_ok=True)
             if not (self.root / "hyb.json").exists():
-                for name in ("blobs/sha256", "steps", "views", "work", "locks", "tmp"):
-                    (self.root / name).mkdir(parents=True, exist_ok=True)
                 fs.sync_folder(self.blobs.parent)
                 with fs.locked(self.root / "locks" / "index"):
                     if not (self.root / "index.json").exists():

@@ -237,8 +237,8 @@ class Store(Blobs):
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Held (shared) by whoever reads or adds, so that `gc` never takes what a run is about to name."""
-        if not os.access(self.root / "locks", os.W_OK) and (self.root / "hyb.json").exists():
-            yield  # read-only: nobody can collect here, and nothing will be added
+        if self.read_only:
+            yield  # nobody can collect here, and nothing will be added
             return
         with self.writing():
             pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,8 +25,8 @@ def gc(store: Store, *, dry_run: bool = False) -> tuple[int, int]:
     """
     if not (store.root / "hyb.json").exists():
         return 0, 0
-    if dry_run and not os.access(store.root / "locks", os.W_OK):
-        return _gc(store, dry_run)  # read-only: nobody adds here
+    if dry_run and store.read_only:
+        return _gc(store, dry_run)  # nobody adds here
     with store.writing():
         try:
             with fs.locked(store.root / "locks" / "store", wait=False):
@@ -41,17 +40,22 @@ def _gc(store: Store, dry_run: bool) -> tuple[int, int]:
     artifacts = {a.digest: a for a in store.artifacts()}
     kept = reachable(store, artifacts)
     blobs = {b.digest for d in kept for b in blobs_of(artifacts[d])} | kept
-    dead = [p for p in store.blobs.iterdir() if "sha256:" + p.name not in blobs]
+    dead = [p for p in _inside(store.blobs) if "sha256:" + p.name not in blobs]
     freed = sum(p.stat().st_size for p in dead)
-    dead += [p for p in (store.root / "views").iterdir() if "sha256:" + p.name not in kept]
-    dead += [p for p in (store.root / "steps").iterdir() if not kept.intersection(store.outputs("sha256:" + p.stem))]
-    dead += [*(store.root / "tmp").iterdir(), *(store.root / "work").iterdir()]
+    dead += [p for p in _inside(store.root / "views") if "sha256:" + p.name not in kept]
+    dead += [p for p in _inside(store.root / "steps") if not kept.intersection(store.outputs("sha256:" + p.stem))]
+    dead += [*_inside(store.root / "tmp"), *_inside(store.root / "work")]
     if not dry_run:
         with store.index() as entries:
             entries[:] = [e for e in entries if e["digest"] in kept]
         for path in dead:
             remove(path)
     return len(dead), freed
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a store's folder; nothing where a copy of the store left the empty folder out."""
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def remove(path: Path) -> None:
@@ -89,7 +93,7 @@ def rebuild_index(store: Store, *, keep_names: bool = False) -> int:
     Names that only the index knew are lost, unless `keep_names` (the index must be readable then).
     """
     named = [e for e in store.entries() if REF in e.get("annotations", {})] if keep_names else []
-    entries: list[dict[str, Any]] = [e for p in sorted(store.blobs.iterdir()) if (e := _manifest(p))]
+    entries: list[dict[str, Any]] = [e for p in sorted(_inside(store.blobs)) if (e := _manifest(p))]
     found = {e["digest"] for e in entries}
     with store.writing(), fs.locked(store.root / "locks" / "index"):
         store.write_index([*entries, *(e for e in named if e["digest"] in found)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -216,6 +217,20 @@ def test_a_store_that_cannot_be_written_says_so_in_words_and_a_dry_run_of_gc_rea
     finally:
         for folder in folders:
             folder.chmod(0o700)
+
+
+def test_a_store_that_was_copied_without_its_empty_folders_is_a_store(store: Store) -> None:
+    store.tag("bot", put(store).digest)
+    loose = store.add_bytes(b"loose")
+    for name in ("steps", "views", "work", "locks", "tmp"):
+        shutil.rmtree(store.root / name)
+    assert upkeep.gc(store, dry_run=True)[0] == 1
+    shutil.rmtree(store.root / "locks")
+    assert store.add_bytes(b"more").size == 4
+    shutil.rmtree(store.root / "locks")
+    assert upkeep.gc(store)[0] == 2
+    assert not store.has_blob(loose)
+    assert store.resolve("bot")
 
 
 def test_gc_waits_for_nobody(store: Store) -> None:
