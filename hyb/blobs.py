@@ -168,7 +168,8 @@ class Blobs:
         """Around every write: lays the store out first, and says what is wrong in words."""
         with fs.explained(f"can't write to the store `{self.root}`", also=ANOTHER):
             for name in FOLDERS:  # each time: whoever copies a store may leave its empty folders behind
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+                if not (self.root / name).is_dir():
+                    (self.root / name).mkdir(parents=True, exist_ok=True)
             if not (self.root / "hyb.json").exists():
                 fs.sync_folder(self.blobs.parent)
                 with fs.locked(self.root / "locks" / "index"):
