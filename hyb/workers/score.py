@@ -22,15 +22,19 @@ Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, contex
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hyb.workers import likelihood, protocol
 from hyb.workers.protocol import Failed
+
+if TYPE_CHECKING:
+    from hyb.workers.llama_reader import Reader
 
 _PLAIN = ("role", "content")
 TASK_CONTEXT = 4096
@@ -79,6 +83,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         for row in rows
     ]
     total = len(questions) * len(job["passes"])
+    manager = _manager(job)
     protocol.progress(f"asking {job['passes'][0]['name']}", 0, total, "question", "loading the model")
     loader = _Loader(job)
     measured: dict[str, Any] = {}
@@ -99,23 +104,34 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             measured[part["name"]] = {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": rate}
             if job.get("measure"):
                 losses[part["name"]] = likelihood.of(speaker, questions, job["measure"], part["name"])
-            if job.get("tasks"):
-                tasks[part["name"]] = _tasks(speaker, job)
+            if manager:
+                tasks[part["name"]] = _tasks(speaker, job, manager)
     return {"passes": measured, "device": loader.device, "losses": losses, "tasks": tasks}
 
 
-def _tasks(speaker: Speaker, job: Mapping[str, Any]) -> dict[str, Any]:
+def _manager(job: Mapping[str, Any]) -> Any:
+    """The harness's manager of the tasks that are wanted, or None. Raises Failed when one can't be had."""
+    if not job.get("tasks"):
+        return None
     from hyb.workers import harness
 
+    return harness.prepared(job["tasks"])
+
+
+def _tasks(speaker: Speaker, job: Mapping[str, Any], manager: Any) -> dict[str, Any]:
+    from hyb.workers import harness
+
+    seed = int(job["seed"])
     if isinstance(speaker, GgufSpeaker):
         from hyb.workers.harness_gguf import GgufLM
 
-        return harness.run(GgufLM(speaker.post, speaker.facts, speaker.context), job["tasks"], seed=int(job["seed"]))
+        model = GgufLM(speaker.reader, speaker.facts, speaker.context)
+        return harness.run(model, job["tasks"], manager, seed=seed)
     if not isinstance(speaker, TorchSpeaker):
         raise Failed("this model can't be given tasks")
     with speaker.as_asked():
         model = harness.of_torch(speaker.model, speaker.tokenizer, speaker.batch)
-        return harness.run(model, job["tasks"], seed=int(job["seed"]))
+        return harness.run(model, job["tasks"], manager, seed=seed)
 
 
 class _Loader:
@@ -265,7 +281,7 @@ class GgufSpeaker:
         from hyb import templates
         from hyb.hub import checks
 
-        self.max_tokens = max_tokens
+        self.path, self.max_tokens = path, max_tokens
         self.key = secrets.token_urlsafe(24)
         params = xllamacpp.CommonParams()
         params.model.path = path
@@ -309,21 +325,22 @@ class GgufSpeaker:
         return str(self.post("/apply-template", {"messages": messages})["prompt"])
 
     def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
-        """See Speaker. One token at a time, see hyb.workers.perplexity."""
-        from hyb.workers import perplexity
-
-        given, asked = [], self._prompt(prompt) if prompt is not None else ""
-        if asked:
-            given = self._ids(asked, special=False)
-        ids = self._ids(likelihood.closed(asked) + text, special=not asked)
+        """See Speaker."""
+        asked = self._prompt(prompt) if prompt is not None else ""
+        given = self.reader.ids(asked, special=False) if asked else []
         start = len(given) or 1
-        whole = given + ids
-        logs = [perplexity.log_probability(self.post, whole[:i], whole[i]) for i in range(start, len(whole))]
-        return -sum(logs), len(logs)
+        whole = given + self.reader.ids(likelihood.closed(asked) + text, special=not asked)
+        if len(whole) <= start or len(whole) > self.context:
+            return 0.0, 0
+        told = self.reader.likelihood(whole, start)
+        return -sum(log for log, _ in told), len(told)
 
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        question = {"content": text, "add_special": special, "parse_special": True}
-        return list(self.post("/tokenize", question)["tokens"])
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """The file once more, to be read: llama.cpp's server does not tell how likely a given text is."""
+        from hyb.workers.llama_reader import Reader
+
+        return Reader(Path(self.path), self.context)
 
     def post(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
         """Ask llama.cpp's own API."""
