@@ -94,9 +94,10 @@ def notes(found: Scores, bounds: Sequence[Bound]) -> list[str]:
                 f" {found.shown[score]:.2g}, and could be anything from {low:.2g} to {high:.2g}"
             )
     for score, change in found.paired.items():
-        if change["gain"] and change["p"] > 1 - chance.LEVEL:
+        if change["gain"] and (change["p"] > 1 - chance.LEVEL or change["low"] <= 0 <= change["high"]):
             odds = f"{change['gained']} gained, {change['lost']} lost (p = {change['p']:.2g})"
-            lines.append(f"the change of {score} may be luck: {odds}")
+            reach = f"with other questions it could be {change['low']:+.2g} to {change['high']:+.2g}"
+            lines.append(f"the change of {score} may be luck: {odds}; {reach}")
     for bound in bounds:
         interval = found.intervals.get(bound.score)
         if bound.holds(found.all[bound.score], interval) and gate.by_luck(bound, interval):

@@ -102,6 +102,18 @@ def test_the_change_is_told_question_by_question() -> None:
     assert recall["low"] < 0 < recall["high"]
 
 
+def test_one_fact_in_eight_phrasings_that_was_gained_may_be_luck() -> None:
+    def notes(names: list[str]) -> list[str]:
+        asked = [question("holdout", f"{n}?", "", {"contains": [name]}) for n, name in enumerate(names)]
+        passes = {"before": [Answer("a bear")] * len(names), "after": [Answer(name) for name in names]}
+        made = report.build(asked, passes, (), exclusive=True)
+        assert made["paired"]["recall"]["p"] < 0.01
+        return [n for n in made["notes"] if n.startswith("the change of recall may be luck: 8 gained, 0 lost")]
+
+    assert notes(["Quillow"] * 8)
+    assert not notes([f"Quillow{n}" for n in range(8)])
+
+
 def test_a_gate_that_luck_could_pass_does_not_pass_surely() -> None:
     plain = built(GOOD, BEFORE, {"recall": ">= 0.9"})
     assert plain["passed"]
