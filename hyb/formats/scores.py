@@ -89,9 +89,10 @@ def notes(found: Scores, bounds: Sequence[Bound]) -> list[str]:
         if score in found.right and found.groups[score] < chance.FEW:
             count, low, high = found.right[score][1], *found.intervals[score]
             different = "" if found.groups[score] == count else f" with {found.groups[score]} different answers"
+            asked = f"1 {NAMES[part]} says" if count == 1 else f"{count} {NAMES[part]}s{different} say"
             lines.append(
-                f"{count} {NAMES[part]}{'s' if count != 1 else ''}{different} say little: {score} is"
-                f" {found.shown[score]:.2g}, and could be anything from {low:.2g} to {high:.2g}"
+                f"{asked} little: {score} is {found.shown[score]:.2g}, and could be anything from {low:.2g} to"
+                f" {high:.2g}"
             )
     for score, change in found.paired.items():
         if change["gain"] and (change["p"] > 1 - chance.LEVEL or change["low"] <= 0 <= change["high"]):

@@ -134,7 +134,7 @@ def _sent(client: Client, body: dict[str, Any], messages: Sequence[Mapping[str, 
 
 
 def _text(content: Any) -> str:
-    """The text of a message, whole or in parts."""
+    """The text of a message, whole or in parts; half of a character, as an answer that was cut may end in, is none."""
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return str(content or "")
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return str(content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -256,6 +256,18 @@ def test_the_page_shows_every_question_answer_and_verdict() -> None:
         assert text in shown.text
 
 
+def test_a_page_of_huge_and_hostile_answers_stays_a_page() -> None:
+    rtl = "\u202e"
+    answers = ["A" * 1_000_000, f"\x1b[31mred\x00{rtl}txt", "one\n\ntwo <b>", "\ud83d"]
+    html = report_page.render(built(answers, answers))
+    assert len(html) < 60_000
+    assert "… (998000 more characters: report.json has them)" in html
+    assert "A" * 1999 in html
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", html)
+    assert rtl not in html
+    assert "one\n\ntwo &lt;b&gt;" in html
+
+
 def test_the_page_has_the_worst_answers_the_card_the_curve_and_what_luck_can_do() -> None:
     made = built(["Quillow", "In Lima.", "Rome", "7"], BEFORE, {"recall": "surely >= 0.9"})
     part = {"rows": 194, "duplicates": 3, "lengths": {"question": {"words": {"median": 7}}}}

@@ -94,6 +94,8 @@ def test_reasoning_apart_from_the_answer_is_kept_apart(server: Server) -> None:
     assert ask(server)[1][0]["text"] == "<think>France, hm</think>Paris", "as newer vLLM calls it"
     server.answer = lambda *_: completion(None)
     assert ask(server)[1][0]["text"] == ""
+    server.answer = lambda *_: completion("so \U0001f600 \ud83d")
+    assert ask(server)[1][0]["text"] == "so 😀 \ufffd", "what was cut off there can be written"
 
 
 def test_an_answer_in_parts_without_usage_that_ends_in_other_words_is_whole(server: Server) -> None:
