@@ -33,8 +33,7 @@ table { width: 100%; border-collapse: collapse; font-size: .92rem; } table.small
 th, td { padding: .45rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { position: sticky; top: 0; background: var(--back); }
 td { overflow-wrap: anywhere; } .small td { overflow-wrap: normal; } .small td:first-child { white-space: nowrap; }
-.questions td { min-width: 7rem; white-space: pre-line; } td, .said, h3 { unicode-bidi: plaintext; }
-.questions td.mark { min-width: 0; }
+.questions td { min-width: 7rem; } .questions td.mark { min-width: 0; }
 td.mark { white-space: nowrap; }
 .scroll { overflow-x: auto; } .filter label { margin-right: 1.25rem; cursor: pointer; }
 .notes, .case { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
