@@ -13,6 +13,8 @@ each token. GGUF goes through llama.cpp inside this process, one question after 
 With `measure` each pass is also given texts and answers to read, see hyb.workers.likelihood; with `tasks` those of
 lm-evaluation-harness, see hyb.workers.harness.
 
+What `out` has of the same job already, being killed before, is not asked again.
+
 Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, context}], `questions` (JSON lines with
 `messages`, `where`, `reference`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`,
 `batch`, `seed`, `device`, `measure`: {"rows": indices of questions, "texts": […]} or nothing, `tasks`:
@@ -30,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hyb.fs import write_atomic
 from hyb.workers import likelihood, protocol
 from hyb.workers.protocol import Failed
 
@@ -65,8 +68,8 @@ class Said:
 class Speaker(Protocol):
     """A model that answers."""
 
-    def answers(self, questions: list[Asked]) -> Iterator[Said]:
-        """One `Said` for each question, in any order."""
+    def answers(self, questions: list[Asked], known: frozenset[int] = frozenset()) -> Iterator[Said]:
+        """One `Said` for each question, in any order; of those that are `known` where that changes no other answer."""
         ...
 
     def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
@@ -84,21 +87,26 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     ]
     total = len(questions) * len(job["passes"])
     manager = _manager(job)
-    protocol.progress(f"asking {job['passes'][0]['name']}", 0, total, "question", "loading the model")
+    known = _known(Path(job["out"]))
+    done = sum(map(len, known.values()))
+    protocol.progress(f"asking {job['passes'][0]['name']}", done, total, "question", "loading the model")
     loader = _Loader(job)
     measured: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     tasks: dict[str, Any] = {}
-    done = 0
-    with Path(job["out"]).open("w", encoding="utf-8") as out:
+    with Path(job["out"]).open("a", encoding="utf-8") as out:
         for part in job["passes"]:
             speaker = loader.speaker(part, questions)
             begun, tokens = time.monotonic(), 0
-            for said in speaker.answers(questions):
-                done, tokens = done + 1, tokens + said.tokens
+            answered = known.setdefault(part["name"], set())
+            for said in speaker.answers(questions, frozenset(answered)):
+                tokens += said.tokens
                 rate = tokens / max(time.monotonic() - begun, 1e-9)
+                if said.index not in answered:
+                    done += 1
+                    out.write(json.dumps({"pass": part["name"], **vars(said)}, ensure_ascii=False) + "\n")
+                    out.flush()
                 protocol.progress(f"asking {part['name']}", done, total, "question", f"{rate:.0f} tok/s")
-                out.write(json.dumps({"pass": part["name"], **vars(said)}, ensure_ascii=False) + "\n")
             seconds = time.monotonic() - begun
             rate = round(tokens / max(seconds, 1e-9), 1)
             measured[part["name"]] = {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": rate}
@@ -107,6 +115,21 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             if manager:
                 tasks[part["name"]] = _tasks(speaker, job, manager)
     return {"passes": measured, "device": loader.device, "losses": losses, "tasks": tasks}
+
+
+def _known(out: Path) -> dict[str, set[int]]:
+    """Pass → the questions that were answered before this was killed. What is no whole line is taken away."""
+    found: dict[str, set[int]] = {}
+    lines = []
+    for line in out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if out.exists() else ():
+        try:
+            said = json.loads(line)
+            found.setdefault(said["pass"], set()).add(said["index"])
+        except (ValueError, KeyError, TypeError):
+            break
+        lines.append(line)
+    write_atomic(out, "".join(f"{line}\n" for line in lines).encode())
+    return found
 
 
 def _manager(job: Mapping[str, Any]) -> Any:
@@ -217,8 +240,11 @@ class TorchSpeaker:
         picked = torch.log_softmax(logits, -1).gather(-1, tensor[0, start:, None])
         return -float(picked.sum()), len(whole) - start
 
-    def answers(self, questions: list[Asked]) -> Iterator[Said]:
-        """See Speaker. Raises Failed when questions are longer than the model's context."""
+    def answers(self, questions: list[Asked], known: frozenset[int] = frozenset()) -> Iterator[Said]:
+        """See Speaker. Batches stay what they are: one that is not wholly known is asked whole.
+
+        Raises Failed when questions are longer than the model's context.
+        """
         prompts = [self._prompt(q.messages) for q in questions]
         encoded = [self.tokenizer.encode(p, add_special_tokens=False) for p in prompts]
         sized = zip(questions, encoded, strict=True)
@@ -233,6 +259,8 @@ class TorchSpeaker:
         order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
+            if known.issuperset(chosen):
+                continue
             for index, ids in zip(chosen, self._generate([encoded[i] for i in chosen]), strict=True):
                 ended = bool(ids) and ids[-1] in self.stops
                 text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -302,10 +330,12 @@ class GgufSpeaker:
         except (RuntimeError, ValueError) as error:
             raise Failed(f"llama.cpp can't load `{path}`: {error}") from error
 
-    def answers(self, questions: list[Asked]) -> Iterator[Said]:
+    def answers(self, questions: list[Asked], known: frozenset[int] = frozenset()) -> Iterator[Said]:
         """See Speaker."""
         thinking = self._prompt(questions[0].messages).rstrip().endswith("<think>")
         for index, asked in enumerate(questions):
+            if index in known:
+                continue
             request = {
                 "messages": asked.messages, "max_tokens": self.max_tokens, "temperature": 0, "top_k": 1, "seed": 0,
                 "cache_prompt": False, "reasoning_format": "none",
