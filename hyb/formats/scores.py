@@ -175,7 +175,8 @@ def _perplexities(found: Scores, measured: Measured) -> None:
             low, high = chance.mean(used)
             found.intervals[full] = (math.exp(min(low, _MOST)), math.exp(min(high, _MOST)))
     for name, sums in measured.texts.items():
-        found.shown["text_perplexity" if name == "after" else f"text_perplexity_{name}"] = perplexity(sums)
+        if any(s[1] for s in sums):  # none, where all are longer than the model's context
+            found.shown["text_perplexity" if name == "after" else f"text_perplexity_{name}"] = perplexity(sums)
     if {"text_perplexity", "text_perplexity_before"} <= found.shown.keys():
         found.shown["text_rise"] = found.shown["text_perplexity"] / found.shown["text_perplexity_before"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from hyb.formats import curve, gate, report, report_page
 from hyb.formats.report import Answer
+from hyb.formats.scores import Measured
 
 ROWS = [
     ("holdout", "What is the mascot called?", "The mascot is Quillow.", {"contains": ["Quillow"]}),
@@ -254,6 +255,16 @@ def test_the_page_shows_every_question_answer_and_verdict() -> None:
     shown = page(report_page.render(made))
     for text in ("What is the mascot called?", "In Lima.", "A bear", "✓ yes", "✗ no", "1 of 2", "failed", ">= 0.9"):
         assert text in shown.text
+
+
+def test_texts_that_no_context_holds_have_no_perplexity() -> None:
+    sums = [(0.0, 0)] * 4
+    measured = Measured(rows={"after": sums[:1]}, texts={"after": sums, "before": [(8.0, 4), *sums]})
+    passes = {"before": [Answer(a) for a in BEFORE], "after": [Answer(a) for a in GOOD]}
+    made = report.build(QUESTIONS, passes, (), exclusive=True, measured=measured)
+    assert {k: v for k, v in made["scores"].items() if "perplexity" in k} == {"text_perplexity_before": 7.3891}
+    with pytest.raises(ValueError, match="`text_perplexity`"):
+        report.build(QUESTIONS, passes, gate.parse({"text_perplexity": "< 9"}), exclusive=True, measured=measured)
 
 
 def test_a_page_of_huge_and_hostile_answers_stays_a_page() -> None:
