@@ -141,6 +141,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     bounds = gates.parse(spec.gate)
     before = bool(spec.endpoint) or any(p["name"] == "before" for p in passes)
     _measurable(spec, questions, before, context)
+    exam.patterns(questions, {"": [Answer("\n".join(TEXTS))] * len(questions)})  # before hours of asking, if it can be
     answers: dict[str, list[Answer]] = {}
     if spec.endpoint:
         at = exam.ask_endpoint(spec.endpoint, spec.endpoint_model, questions, spec.max_tokens, context)
@@ -149,6 +150,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     answers |= said
     if spec.reasoning == "score":
         answers = {name: [a.whole() for a in given] for name, given in answers.items()}
+    exam.patterns(questions, answers)
     trained = exam.trained(data, context) if spec.leaks else None
     try:
         report = reports.build(questions, answers, bounds, exclusive=spec.exclusive, trained=trained, measured=measured)
