@@ -24,7 +24,7 @@ from hyb.formats.prose import TEXTS
 from hyb.progress import Progress, Say
 from hyb.store import Store
 
-REVISION = 2
+REVISION = 3
 Prompts = Sequence[Sequence[Mapping[str, str]]]
 DEFAULT = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 

@@ -44,7 +44,7 @@ def mcnemar(gained: int, lost: int) -> float:
     for k in range(min(gained, lost) + 1):
         tail += ways
         ways = ways * (count - k) // (k + 1)
-    return min(1.0, 2 * tail / (1 << count)) if count < 1000 else _normal(gained, lost)
+    return min(1.0, 2 * tail / (1 << count))
 
 
 def _between(groups: Sequence[Group], imagined: Sequence[float]) -> tuple[float, float]:
@@ -65,9 +65,3 @@ def _held(ends: tuple[float, float], groups: Sequence[Group], least: float, most
     """Within what is possible, and around the score itself."""
     score = sum(g[0] for g in groups) / sum(g[1] for g in groups)
     return max(least, min(ends[0], score)), min(most, max(ends[1], score))
-
-
-def _normal(gained: int, lost: int) -> float:
-    import math
-
-    return math.erfc((abs(gained - lost) - 1) / math.sqrt(2 * (gained + lost))) if gained != lost else 1.0

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 from hyb.formats import refusals
@@ -157,29 +158,41 @@ def judge(expect: Expect, answer: str, reasoning: str = "") -> Verdict:
 
 def refuses(answer: str) -> bool:
     """True when an answer begins by saying that there will be none."""
-    return any(contains(answer[: refusals.LOOKED], phrase) for phrase in refusals.PHRASES)
+    said = f" {fold(answer[: refusals.LOOKED])} "
+    return any(phrase in said for phrase in _refusals())
 
 
-def index(expects: Iterable[Expect]) -> dict[str, list[str]]:
-    """First token → the texts that are expected and start with it: what `foreign` looks in, built once for many."""
-    found: dict[str, list[str]] = {}
+@cache
+def _refusals() -> tuple[str, ...]:
+    return tuple(f" {fold(phrase)} " for phrase in refusals.PHRASES)
+
+
+Index = dict[str, dict[int, dict[str, str]]]
+"""First token → how many tokens → tokens → the text that is expected."""
+
+
+def index(expects: Iterable[Expect]) -> Index:
+    """The texts that are expected, by their tokens: what `foreign` looks in, built once for many."""
+    found: Index = {}
     for text in dict.fromkeys(t for e in expects for t in (*e.contains, *e.exact)):
-        found.setdefault(fold(text).split(" ", 1)[0], []).append(text)
+        tokens = fold(text).split()
+        found.setdefault(tokens[0], {}).setdefault(len(tokens), {}).setdefault(" ".join(tokens), text)
     return found
 
 
-def foreign(answer: str, own: Expect, reference: str, others: Mapping[str, Sequence[str]]) -> str:
+def foreign(answer: str, own: Expect, reference: str, others: Index) -> str:
     """The first text that other questions expect and this answer gives too, or "". `others`: see `index`.
 
     An answer that lists every fact would pass every question; a right one has no reason to give the answer of another
     question. What is part of `own` or of `reference` (this row's question and answer) is no stranger.
     """
-    answer = answer[:MAX_ANSWER]
-    known = " \n ".join((reference, *own.contains, *own.exact))
-    for token in dict.fromkeys(fold(answer).split()):
-        for text in others.get(token, ()):
-            if contains(answer, text) and not contains(known, text):
-                return text
+    tokens = fold(answer[:MAX_ANSWER]).split()
+    known = f" {fold(' '.join((reference, *own.contains, *own.exact)))} "
+    for place, token in enumerate(tokens):
+        for count, texts in others.get(token, {}).items():
+            part = " ".join(tokens[place : place + count])
+            if part in texts and f" {part} " not in known:
+                return texts[part]
     return ""
 
 
@@ -188,6 +201,7 @@ def contains(answer: str, text: str) -> bool:
     return f" {fold(text)} " in f" {fold(answer)} "
 
 
+@lru_cache(maxsize=16)  # one answer is held against several texts
 def fold(text: str) -> str:
     """The tokens of a text, one space between them."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

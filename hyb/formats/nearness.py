@@ -9,29 +9,18 @@ from typing import Any
 _LEAST = 1e-9  # of what is left for all other tokens
 
 
-def divergence(known: Sequence[tuple[int, float]], said: Mapping[int, float]) -> float:
-    """The least KL divergence (known ‖ said) in nats that two lists of likeliest tokens allow.
+def divergence(known: Sequence[tuple[int, float]], said: Sequence[float]) -> float:
+    """The least KL divergence (known ‖ said) in nats that the likeliest tokens allow.
 
-    `known`, `said`: token → log-probability. Of tokens on both lists all is known; those on the second list alone are
-    taken together, and so are all others. With dozens of tokens on the lists next to nothing is left to be guessed.
+    `known`: the likeliest tokens of one model with their log-probabilities. `said`: those of the other for the same
+    tokens. All other tokens are taken together: with dozens of them known next to nothing is left.
     """
-    total, left, alone = 0.0, 1.0, sum(map(math.exp, said.values()))
-    missing = 0.0
-    for token, log in known:
-        left -= math.exp(log)
-        if token in said:
-            total += math.exp(log) * (log - said[token])
-            alone -= math.exp(said[token])
-        else:
-            missing += math.exp(log)
-    left, alone = max(left, 0.0), max(alone, 0.0)
-    others = max(1.0 - sum(map(math.exp, said.values())), _LEAST)
-    taken = min(left, (missing + left) * alone / (alone + others))  # the split that makes the divergence least
-    return max(0.0, total + _term(taken, alone) + _term(missing + left - taken, others))
-
-
-def _term(p: float, q: float) -> float:
-    return p * math.log(p / q) if p > _LEAST and q > 0 else 0.0
+    logs = [log for _, log in known]
+    total = sum(math.exp(p) * (p - q) for p, q in zip(logs, said, strict=True))
+    left, others = (1.0 - sum(map(math.exp, some)) for some in (logs, said))
+    if left > _LEAST:
+        total += left * math.log(left / max(others, _LEAST))
+    return max(0.0, total)
 
 
 def sentences(divergence: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hyb.formats import gate as gates
 from hyb.formats import report as reports
+from hyb.printable import printable
 
 _TITLES = {
     "holdout": "Held-out questions", "control": "Control questions", "probe": "Probes",
@@ -20,6 +21,7 @@ _HABITS = {
     "answer_characters": "characters an answer", "reasoning_characters": "characters of reasoning an answer",
     "most_reasoning_characters": "characters of reasoning at most",
 }  # fmt: skip
+_SHOWN = 2000  # characters of a text; a browser takes minutes to lay out a million of them in a table
 Names = Mapping[str, str]
 """The passes → what they are called, "before" first."""
 
@@ -167,13 +169,13 @@ def _case(question: Mapping[str, Any], names: Names) -> str:
         tone = "good" if answer["passed"] else "bad"
         told.append(
             f'<div><span class="dim">{escape(called)}</span> {_word(answer["passed"])}'
-            f'<div class="said {tone}"><span>{escape(answer["answer"]) or "(nothing)"}</span></div>'
+            f'<div class="said {tone}"><span>{_text(answer["answer"]) or "(nothing)"}</span></div>'
             f'<span class="dim">{_notes(answer)}</span></div>'
         )
-    leak = f'<p class="bad">gives away: {escape(question["leak"])}</p>' if "leak" in question else ""
+    leak = f'<p class="bad">gives away: {_text(question["leak"])}</p>' if "leak" in question else ""
     return (
-        f'<div class="case"><h3>{escape(question["question"])}</h3>'
-        f'<p>expected {escape(question["expected"])} <code class="dim">{escape(question["where"])}</code></p>{leak}'
+        f'<div class="case"><h3>{_text(question["question"])}</h3>'
+        f'<p>expected {_text(question["expected"])} <code class="dim">{escape(question["where"])}</code></p>{leak}'
         f'<div class="pair">{"".join(told)}</div></div>'
     )
 
@@ -205,11 +207,11 @@ def _table(part: str, title: str, asked: Sequence[Mapping[str, Any]], names: Nam
 def _row(question: Mapping[str, Any], names: Sequence[str]) -> str:
     right = question["after"]["passed"]
     same = "before" not in question or question["before"]["passed"] == right
-    cells = "".join(f"<td>{escape(question[n]['answer'])}{_note(question[n])}</td>{_mark(question[n]['passed'])}"
+    cells = "".join(f"<td>{_text(question[n]['answer'])}{_note(question[n])}</td>{_mark(question[n]['passed'])}"
                     for n in names)  # fmt: skip
     kinds = " ".join((["right"] if right else []) + (["same"] if same else []))
     where = f'<br><code class="dim">{escape(question["where"])}</code>'
-    asked = f"<td>{escape(question['question'])}{where}</td><td>{escape(question['expected'])}</td>"
+    asked = f"<td>{_text(question['question'])}{where}</td><td>{_text(question['expected'])}</td>"
     return f'<tr class="{kinds}">{asked}{cells}</tr>'
 
 
@@ -226,7 +228,14 @@ def _notes(answer: Mapping[str, Any]) -> str:
         said.append("cut off")
     if answer.get("loop"):
         said.append(f"ends in a loop: {answer['loop'][:80]}")
-    return escape("; ".join(said))
+    return _text("; ".join(said))
+
+
+def _text(text: str) -> str:
+    """A stranger's text: escaped, without what HTML must not hold, and its beginning alone when it is very long."""
+    rest = len(text) - _SHOWN
+    kept = text if rest <= 0 else f"{text[:_SHOWN]}… ({rest} more characters: report.json has them)"
+    return escape(printable(kept))
 
 
 def _small(head: Sequence[str], lines: Sequence[str]) -> str:

@@ -89,14 +89,16 @@ def notes(found: Scores, bounds: Sequence[Bound]) -> list[str]:
         if score in found.right and found.groups[score] < chance.FEW:
             count, low, high = found.right[score][1], *found.intervals[score]
             different = "" if found.groups[score] == count else f" with {found.groups[score]} different answers"
+            asked = f"1 {NAMES[part]} says" if count == 1 else f"{count} {NAMES[part]}s{different} say"
             lines.append(
-                f"{count} {NAMES[part]}{'s' if count != 1 else ''}{different} say little: {score} is"
-                f" {found.shown[score]:.2g}, and could be anything from {low:.2g} to {high:.2g}"
+                f"{asked} little: {score} is {found.shown[score]:.2g}, and could be anything from {low:.2g} to"
+                f" {high:.2g}"
             )
     for score, change in found.paired.items():
-        if change["gain"] and change["p"] > 1 - chance.LEVEL:
+        if change["gain"] and (change["p"] > 1 - chance.LEVEL or change["low"] <= 0 <= change["high"]):
             odds = f"{change['gained']} gained, {change['lost']} lost (p = {change['p']:.2g})"
-            lines.append(f"the change of {score} may be luck: {odds}")
+            reach = f"with other questions it could be {change['low']:+.2g} to {change['high']:+.2g}"
+            lines.append(f"the change of {score} may be luck: {odds}; {reach}")
     for bound in bounds:
         interval = found.intervals.get(bound.score)
         if bound.holds(found.all[bound.score], interval) and gate.by_luck(bound, interval):
@@ -173,7 +175,8 @@ def _perplexities(found: Scores, measured: Measured) -> None:
             low, high = chance.mean(used)
             found.intervals[full] = (math.exp(min(low, _MOST)), math.exp(min(high, _MOST)))
     for name, sums in measured.texts.items():
-        found.shown["text_perplexity" if name == "after" else f"text_perplexity_{name}"] = perplexity(sums)
+        if any(s[1] for s in sums):  # none, where all are longer than the model's context
+            found.shown["text_perplexity" if name == "after" else f"text_perplexity_{name}"] = perplexity(sums)
     if {"text_perplexity", "text_perplexity_before"} <= found.shown.keys():
         found.shown["text_rise"] = found.shown["text_perplexity"] / found.shown["text_perplexity_before"]
 

@@ -141,6 +141,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     bounds = gates.parse(spec.gate)
     before = bool(spec.endpoint) or any(p["name"] == "before" for p in passes)
     _measurable(spec, questions, before, context)
+    exam.patterns(questions, {"": [Answer("\n".join(TEXTS))] * len(questions)})  # before hours of asking, if it can be
     answers: dict[str, list[Answer]] = {}
     if spec.endpoint:
         at = exam.ask_endpoint(spec.endpoint, spec.endpoint_model, questions, spec.max_tokens, context)
@@ -149,6 +150,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     answers |= said
     if spec.reasoning == "score":
         answers = {name: [a.whole() for a in given] for name, given in answers.items()}
+    exam.patterns(questions, answers)
     trained = exam.trained(data, context) if spec.leaks else None
     try:
         report = reports.build(questions, answers, bounds, exclusive=spec.exclusive, trained=trained, measured=measured)
@@ -290,17 +292,21 @@ def _ask(
     spec: Spec, questions: list[Question], passes: list[dict[str, Any]], context: Context
 ) -> tuple[dict[str, list[Answer]], Measured]:
     """The answers of each pass, in the order of the questions, and what else was measured."""
-    asked, out = context.work / "questions.jsonl", context.work / "answers.jsonl"
+    asked = context.work / "questions.jsonl"
     rows = [{"messages": list(q.messages), "where": q.where, "reference": q.reference} for q in questions]
     asked.write_bytes(b"".join(dg.canonical_json(row) + b"\n" for row in rows))
     referenced = [i for i, q in enumerate(questions) if q.part == "holdout" and q.reference]
     job = {
-        "passes": passes, "questions": str(asked), "out": str(out), "max_tokens": spec.max_tokens,
+        "passes": passes, "questions": str(asked), "max_tokens": spec.max_tokens,
         "batch": spec.batch, "seed": spec.seed, "device": spec.device,
         "measure": {"rows": referenced, "texts": list(TEXTS)} if spec.measures else None,
         "tasks": {"names": spec.tasks, "folder": str(context.path(spec.tasks_folder)) if spec.tasks_folder else "",
                   "limit": spec.tasks_limit} if spec.tasks else None,
     }  # fmt: skip
+    out = context.work / f"answers-{dg.of_json([job, rows]).removeprefix('sha256:')[:16]}.jsonl"
+    if "tokens_per_second" in spec.gate:
+        out.unlink(missing_ok=True)  # answers of a run that was killed are not timed
+    job["out"] = str(out)
 
     def on_event(event: dict[str, Any]) -> None:
         if event.get("event") == "progress":

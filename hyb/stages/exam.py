@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from hyb.progress import Progress
 from hyb.serving import endpoint, questions
 from hyb.stages.base import Context
 
+PATIENCE = 10.0  # seconds for a pattern and the answers to its question
 _LEAST_PROBES = "a probe says what must not happen: `absent` (texts that must not be said), `refuse: true`, or another"
 
 
@@ -82,6 +86,41 @@ def ask_endpoint(
         "url": found.address.url,
         "served": served,
     }
+
+
+def patterns(asked: Sequence[Question], answers: Mapping[str, Sequence[Answer]]) -> None:
+    """Try each pattern on each answer, against the clock. Raises HybError for one without an end in `PATIENCE` seconds.
+
+    Python's engine has no such limit, and a repeat within a repeat can take longer than a life on a long answer. Only a
+    process's first thread can be stopped so; in another one nothing is tried.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for i, question in enumerate(asked):
+        if question.expect.regex:
+            error = HybError(
+                f"{question.where}: the pattern `{question.expect.regex}` finds no end in {PATIENCE:g} s",
+                hint="write it without a repeat in a repeat, such as `(\\w+ ?)+`",
+            )
+            with _in_time(PATIENCE, error):
+                for given in answers.values():
+                    match.judge(question.expect, given[i].text)
+
+
+@contextlib.contextmanager
+def _in_time(seconds: float, error: HybError) -> Iterator[None]:
+    """What takes longer ends with this error."""
+
+    def stop(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def card(model: Artifact, data: Artifact, context: Context) -> dict[str, Any]:

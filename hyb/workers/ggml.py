@@ -1,6 +1,6 @@
 """llama.cpp's own quantizer, called in the library that `xllamacpp` ships: the same bits as `llama-quantize` makes.
 
-The one function used is C API of ggml (`ggml.h`):
+It is C API of ggml (`ggml.h`), and `function` finds any other of that library's:
 
     size_t ggml_quantize_chunk(enum ggml_type type, const float * src, void * dst,
                                int64_t start, int64_t nrows, int64_t n_per_row, const float * imatrix);
@@ -61,23 +61,30 @@ def _quantize(values: Floats, kind: str, importance: Floats | None) -> npt.NDArr
 
 @cache
 def _quantizer() -> Any:
-    """`ggml_quantize_chunk`. Raises Failed when xllamacpp is not installed, or no longer exports it."""
+    """`ggml_quantize_chunk`. Raises Failed."""
+    number, size = ctypes.c_int64, ctypes.c_size_t
+    pointer = ctypes.c_void_p
+    return function("ggml_quantize_chunk", size, ctypes.c_int, pointer, pointer, number, number, number, pointer)
+
+
+def function(name: str, result: Any, *arguments: Any) -> Any:
+    """A C function of llama.cpp. Raises Failed when xllamacpp is not installed, or does not export it."""
+    library = _library()
+    try:
+        found = getattr(library, name)
+    except AttributeError as error:
+        raise Failed(f"llama.cpp here has no `{name}`", hint="install another xllamacpp") from error
+    found.restype, found.argtypes = result, arguments
+    return found
+
+
+@cache
+def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("xllamacpp")
     found = sorted(Path(spec.origin).parent.glob("xllamacpp*.so")) if spec and spec.origin else []
     if not found:
         raise Failed("`xllamacpp` is not installed", hint="pip install 'hyb[tune]'")
     try:
-        function = ctypes.CDLL(str(found[0])).ggml_quantize_chunk
-    except (OSError, AttributeError) as error:
-        raise Failed(f"llama.cpp's quantizer is not in `{found[0]}`", hint="install another xllamacpp") from error
-    function.restype = ctypes.c_size_t
-    function.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_void_p,
-    ]
-    return function
+        return ctypes.CDLL(str(found[0]))
+    except OSError as error:
+        raise Failed(f"`{found[0]}` can't be loaded: {error}", hint="install another xllamacpp") from error

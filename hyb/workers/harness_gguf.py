@@ -1,31 +1,30 @@
 """A GGUF in llama.cpp as a model of lm-evaluation-harness. Imported by `harness` where one is asked.
 
-Log-probabilities come one token at a time, as hyb.workers.perplexity has them: slow, and of the very engine that will
-serve the file. Texts are tokenized as the harness does it with transformers: no BOS, special tokens by their words; an
-empty context is BOS (or the end of text, where there is none). What is longer than the context loses its beginning.
+Log-probabilities are those of hyb.workers.llama_reader: of the very engine that will serve the file. Texts are
+tokenized as the harness does it with transformers: no BOS, special tokens by their words; an empty context is BOS (or
+the end of text, where there is none). What is longer than the context loses its beginning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from hyb.workers import perplexity, protocol
+from hyb.workers import protocol
+from hyb.workers.llama_reader import Reader
 
 GENERATED = 256  # tokens of an answer where the task does not say
 
 
 class GgufLM(TemplateLM):  # type: ignore[misc]  # the harness has no types here
-    """`post`: llama.cpp's API; `metadata`: of the file; `context`: tokens."""
+    """`metadata`: of the file; `context`: tokens."""
 
-    def __init__(
-        self, post: Callable[[str, dict[str, Any]], dict[str, Any]], metadata: Mapping[str, Any], context: int
-    ) -> None:
+    def __init__(self, reader: Reader, metadata: Mapping[str, Any], context: int) -> None:
         super().__init__()
-        self.post, self.context = post, context
+        self.reader, self.context = reader, context
         ids = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
         self.prefix, self.end = next((i for i in ids if i is not None), 0), ids[1] if ids[1] is not None else 0
 
@@ -41,8 +40,7 @@ class GgufLM(TemplateLM):  # type: ignore[misc]  # the harness has no types here
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
         """Ids of a text."""
-        asked = {"content": string, "add_special": bool(add_special_tokens), "parse_special": True}
-        return list(self.post("/tokenize", asked)["tokens"])
+        return self.reader.ids(string, special=bool(add_special_tokens))
 
     def _loglikelihood_tokens(self, requests: Any, **_kwargs: Any) -> list[tuple[float, bool]]:
         found = []
@@ -55,7 +53,7 @@ class GgufLM(TemplateLM):  # type: ignore[misc]  # the harness has no types here
         """(log p of the continuation, whether each of its tokens is the likeliest)."""
         whole = [*context, *continuation][-self.context :]
         start = max(1, len(whole) - len(continuation))
-        told = [perplexity.told(self.post, whole[:i], whole[i]) for i in range(start, len(whole))]
+        told = self.reader.likelihood(whole, start)
         return sum(log for log, _ in told), all(best for _, best in told)
 
     def loglikelihood_rolling(self, requests: Any, **_kwargs: Any) -> list[float]:
@@ -74,8 +72,7 @@ class GgufLM(TemplateLM):  # type: ignore[misc]  # the harness has no types here
             until = how.get("until") or []
             count = int(how.get("max_gen_toks", GENERATED))
             ids = self.tok_encode(text)[-max(1, self.context - count) :]
-            asked = {"prompt": ids, "n_predict": count, "temperature": 0, "top_k": 1, "cache_prompt": False}
-            stop = [until] if isinstance(until, str) else list(until)
-            found.append(str(self.post("/completion", {**asked, "stop": stop})["content"]))
+            stops = [until] if isinstance(until, str) else list(until)
+            found.append(self.reader.answer(ids, count, stops))
             protocol.progress("answering the tasks", number + 1, len(requests), "question")
         return found

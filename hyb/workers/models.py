@@ -125,7 +125,7 @@ def load_causal_lm(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            attn_implementation=_attention(folder),
             **options,
         )
     except torch.cuda.OutOfMemoryError as error:
@@ -139,6 +139,12 @@ def load_causal_lm(
     cure_cpu_packing(model)
     weights.give_back()
     return model.eval()
+
+
+def _attention(folder: str | Path) -> str:
+    """torch's own attention, or the plain one for a model that is written without it (Gemma 2 caps its scores)."""
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(load_config(folder)), None)
+    return "sdpa" if getattr(kind, "_supports_sdpa", True) else "eager"
 
 
 def nf4_config(compute: torch.dtype) -> Any:

@@ -13,6 +13,8 @@ each token. GGUF goes through llama.cpp inside this process, one question after 
 With `measure` each pass is also given texts and answers to read, see hyb.workers.likelihood; with `tasks` those of
 lm-evaluation-harness, see hyb.workers.harness.
 
+What `out` has of the same job already, being killed before, is not asked again.
+
 Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, context}], `questions` (JSON lines with
 `messages`, `where`, `reference`), `out` (JSON lines: pass, index, text, thinking, tokens, ended), `max_tokens`,
 `batch`, `seed`, `device`, `measure`: {"rows": indices of questions, "texts": […]} or nothing, `tasks`:
@@ -22,15 +24,20 @@ Job: `passes` [{name, format: safetensors|gguf, model, adapter, quantize, contex
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from hyb.fs import write_atomic
 from hyb.workers import likelihood, protocol
 from hyb.workers.protocol import Failed
+
+if TYPE_CHECKING:
+    from hyb.workers.llama_reader import Reader
 
 _PLAIN = ("role", "content")
 TASK_CONTEXT = 4096
@@ -61,8 +68,8 @@ class Said:
 class Speaker(Protocol):
     """A model that answers."""
 
-    def answers(self, questions: list[Asked]) -> Iterator[Said]:
-        """One `Said` for each question, in any order."""
+    def answers(self, questions: list[Asked], known: frozenset[int] = frozenset()) -> Iterator[Said]:
+        """One `Said` for each question, in any order; of those that are `known` where that changes no other answer."""
         ...
 
     def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
@@ -79,43 +86,75 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         for row in rows
     ]
     total = len(questions) * len(job["passes"])
-    protocol.progress(f"asking {job['passes'][0]['name']}", 0, total, "question", "loading the model")
+    manager = _manager(job)
+    known = _known(Path(job["out"]))
+    done = sum(map(len, known.values()))
+    protocol.progress(f"asking {job['passes'][0]['name']}", done, total, "question", "loading the model")
     loader = _Loader(job)
     measured: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     tasks: dict[str, Any] = {}
-    done = 0
-    with Path(job["out"]).open("w", encoding="utf-8") as out:
+    with Path(job["out"]).open("a", encoding="utf-8") as out:
         for part in job["passes"]:
             speaker = loader.speaker(part, questions)
             begun, tokens = time.monotonic(), 0
-            for said in speaker.answers(questions):
-                done, tokens = done + 1, tokens + said.tokens
+            answered = known.setdefault(part["name"], set())
+            for said in speaker.answers(questions, frozenset(answered)):
+                tokens += said.tokens
                 rate = tokens / max(time.monotonic() - begun, 1e-9)
+                if said.index not in answered:
+                    done += 1
+                    out.write(json.dumps({"pass": part["name"], **vars(said)}, ensure_ascii=False) + "\n")
+                    out.flush()
                 protocol.progress(f"asking {part['name']}", done, total, "question", f"{rate:.0f} tok/s")
-                out.write(json.dumps({"pass": part["name"], **vars(said)}, ensure_ascii=False) + "\n")
             seconds = time.monotonic() - begun
             rate = round(tokens / max(seconds, 1e-9), 1)
             measured[part["name"]] = {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": rate}
             if job.get("measure"):
                 losses[part["name"]] = likelihood.of(speaker, questions, job["measure"], part["name"])
-            if job.get("tasks"):
-                tasks[part["name"]] = _tasks(speaker, job)
+            if manager:
+                tasks[part["name"]] = _tasks(speaker, job, manager)
     return {"passes": measured, "device": loader.device, "losses": losses, "tasks": tasks}
 
 
-def _tasks(speaker: Speaker, job: Mapping[str, Any]) -> dict[str, Any]:
+def _known(out: Path) -> dict[str, set[int]]:
+    """Pass → the questions that were answered before this was killed. What is no whole line is taken away."""
+    found: dict[str, set[int]] = {}
+    lines = []
+    for line in out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if out.exists() else ():
+        try:
+            said = json.loads(line)
+            found.setdefault(said["pass"], set()).add(said["index"])
+        except (ValueError, KeyError, TypeError):
+            break
+        lines.append(line)
+    write_atomic(out, "".join(f"{line}\n" for line in lines).encode())
+    return found
+
+
+def _manager(job: Mapping[str, Any]) -> Any:
+    """The harness's manager of the tasks that are wanted, or None. Raises Failed when one can't be had."""
+    if not job.get("tasks"):
+        return None
     from hyb.workers import harness
 
+    return harness.prepared(job["tasks"])
+
+
+def _tasks(speaker: Speaker, job: Mapping[str, Any], manager: Any) -> dict[str, Any]:
+    from hyb.workers import harness
+
+    seed = int(job["seed"])
     if isinstance(speaker, GgufSpeaker):
         from hyb.workers.harness_gguf import GgufLM
 
-        return harness.run(GgufLM(speaker.post, speaker.facts, speaker.context), job["tasks"], seed=int(job["seed"]))
+        model = GgufLM(speaker.reader, speaker.facts, speaker.context)
+        return harness.run(model, job["tasks"], manager, seed=seed)
     if not isinstance(speaker, TorchSpeaker):
         raise Failed("this model can't be given tasks")
     with speaker.as_asked():
         model = harness.of_torch(speaker.model, speaker.tokenizer, speaker.batch)
-        return harness.run(model, job["tasks"], seed=int(job["seed"]))
+        return harness.run(model, job["tasks"], manager, seed=seed)
 
 
 class _Loader:
@@ -201,8 +240,11 @@ class TorchSpeaker:
         picked = torch.log_softmax(logits, -1).gather(-1, tensor[0, start:, None])
         return -float(picked.sum()), len(whole) - start
 
-    def answers(self, questions: list[Asked]) -> Iterator[Said]:
-        """See Speaker. Raises Failed when questions are longer than the model's context."""
+    def answers(self, questions: list[Asked], known: frozenset[int] = frozenset()) -> Iterator[Said]:
+        """See Speaker. Batches stay what they are: one that is not wholly known is asked whole.
+
+        Raises Failed when questions are longer than the model's context.
+        """
         prompts = [self._prompt(q.messages) for q in questions]
         encoded = [self.tokenizer.encode(p, add_special_tokens=False) for p in prompts]
         sized = zip(questions, encoded, strict=True)
@@ -217,6 +259,8 @@ class TorchSpeaker:
         order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
+            if known.issuperset(chosen):
+                continue
             for index, ids in zip(chosen, self._generate([encoded[i] for i in chosen]), strict=True):
                 ended = bool(ids) and ids[-1] in self.stops
                 text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -265,7 +309,7 @@ class GgufSpeaker:
         from hyb import templates
         from hyb.hub import checks
 
-        self.max_tokens = max_tokens
+        self.path, self.max_tokens = path, max_tokens
         self.key = secrets.token_urlsafe(24)
         params = xllamacpp.CommonParams()
         params.model.path = path
@@ -286,10 +330,12 @@ class GgufSpeaker:
         except (RuntimeError, ValueError) as error:
             raise Failed(f"llama.cpp can't load `{path}`: {error}") from error
 
-    def answers(self, questions: list[Asked]) -> Iterator[Said]:
+    def answers(self, questions: list[Asked], known: frozenset[int] = frozenset()) -> Iterator[Said]:
         """See Speaker."""
         thinking = self._prompt(questions[0].messages).rstrip().endswith("<think>")
         for index, asked in enumerate(questions):
+            if index in known:
+                continue
             request = {
                 "messages": asked.messages, "max_tokens": self.max_tokens, "temperature": 0, "top_k": 1, "seed": 0,
                 "cache_prompt": False, "reasoning_format": "none",
@@ -309,21 +355,22 @@ class GgufSpeaker:
         return str(self.post("/apply-template", {"messages": messages})["prompt"])
 
     def losses(self, prompt: list[dict[str, str]] | None, text: str) -> tuple[float, int]:
-        """See Speaker. One token at a time, see hyb.workers.perplexity."""
-        from hyb.workers import perplexity
-
-        given, asked = [], self._prompt(prompt) if prompt is not None else ""
-        if asked:
-            given = self._ids(asked, special=False)
-        ids = self._ids(likelihood.closed(asked) + text, special=not asked)
+        """See Speaker."""
+        asked = self._prompt(prompt) if prompt is not None else ""
+        given = self.reader.ids(asked, special=False) if asked else []
         start = len(given) or 1
-        whole = given + ids
-        logs = [perplexity.log_probability(self.post, whole[:i], whole[i]) for i in range(start, len(whole))]
-        return -sum(logs), len(logs)
+        whole = given + self.reader.ids(likelihood.closed(asked) + text, special=not asked)
+        if len(whole) <= start or len(whole) > self.context:
+            return 0.0, 0
+        told = self.reader.likelihood(whole, start)
+        return -sum(log for log, _ in told), len(told)
 
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        question = {"content": text, "add_special": special, "parse_special": True}
-        return list(self.post("/tokenize", question)["tokens"])
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """The file once more, to be read: llama.cpp's server does not tell how likely a given text is."""
+        from hyb.workers.llama_reader import Reader
+
+        return Reader(Path(self.path), self.context)
 
     def post(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
         """Ask llama.cpp's own API."""

@@ -110,6 +110,7 @@ def score(lab: Lab, tmp_path: Path, *passes: dict[str, Any], **job: Any) -> dict
     asked = tmp_path / "questions.jsonl"
     asked.write_text("".join(json.dumps({"messages": [{"role": "user", "content": q}]}) + "\n" for q in QUESTIONS))
     out = tmp_path / "answers.jsonl"
+    out.unlink(missing_ok=True)
     base = {"questions": str(asked), "out": str(out), "max_tokens": 24, "batch": 8, "seed": 0, "device": "cpu"}
     worker.work({"passes": list(passes), **base, **job})
     said: dict[str, list[dict[str, Any]]] = {}
@@ -272,6 +273,31 @@ def test_the_batch_does_not_change_an_answer_and_the_adapter_is_really_off_befor
     assert texts(together["before"]) == texts(alone["before"])
     assert not set(texts(together["before"])) & set(LEARNT)
     assert all(s["ended"] and s["tokens"] < 24 for s in together["after"])
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 7, 8, 11, 16])
+def test_an_exam_that_was_killed_asks_only_what_was_not_answered(lab: Lab, tmp_path: Path, kept: int) -> None:
+    from hyb.workers import score as worker
+
+    passes = [one_pass(lab.folder / "base", name="before"), one_pass(lab.folder / "base", lab.folder / "adapter")]
+    score(lab, tmp_path, *passes, batch=4)
+    out = tmp_path / "answers.jsonl"
+    whole = out.read_text().splitlines()
+    half = whole[kept][:20] if kept < len(whole) else ""
+    out.write_text("".join(line + "\n" for line in whole[:kept]) + half)
+    asked: list[int] = []
+
+    class Counting(worker.TorchSpeaker):
+        def _generate(self, batch: list[list[int]]) -> list[list[int]]:
+            asked.append(len(batch))
+            return super()._generate(batch)
+
+    job = {"questions": str(tmp_path / "questions.jsonl"), "out": str(out), "max_tokens": 24, "batch": 4, "seed": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "TorchSpeaker", Counting)
+        worker.work({"passes": passes, "device": "cpu", **job})
+    assert out.read_text().splitlines() == whole
+    assert sum(asked) == 16 - kept // 4 * 4
 
 
 def test_an_answer_is_what_plain_transformers_generates(lab: Lab, tmp_path: Path) -> None:

@@ -114,6 +114,44 @@ def test_a_merge_gives_what_peft_gives_in_float32(made: Path, tmp_path: Path, na
         assert torch.allclose(values.float(), cast.float(), rtol=2**-7, atol=1e-9), key
 
 
+@pytest.mark.parametrize("name", ["Gemma2", "Gemma3Text", "Phi3", "Qwen3"])
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_other_architectures_are_merged_too(made: Path, tmp_path: Path, name: str, quantize: str) -> None:
+    """Capped scores, norms of its own, query, key and value as one weight, and as their own."""
+    import torch
+    import transformers
+
+    from hyb.workers import compare, models
+    from hyb.workers import merge as merger
+
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512, "max_position_embeddings": 512,
+             "initializer_range": 0.125, "pad_token_id": 0}  # fmt: skip
+    config = getattr(transformers, f"{name}Config")(**shape)
+    base = tmp_path / "base"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(base)
+    for path in made.joinpath("llama").iterdir():
+        if path.name.startswith(("tokenizer", "chat_template")):
+            shutil.copy(path, base)
+    adapter(base, tmp_path / "lora", size=0.1)
+    values = "nf4" if quantize == "nf4" else ""
+    job = {"base": str(base), "adapter": str(tmp_path / "lora"), "dtype": "", "values": values}
+    merger.work({**job, "out": str(tmp_path / "merged")})
+    job |= {"prompts": ASK, "max_kl": 0.01, "min_agreement": 0.9, "quantize": quantize, "expect": ""}
+    try:
+        found = compare.work({**job, "model": str(tmp_path / "merged")})["divergence"]
+        bare = models.load_causal_lm(base, quantize=quantize, dtype="float32", device="cpu")
+        ids = torch.tensor([[5, 6, 7, 8]])
+        with torch.inference_mode():
+            one, other = bare(ids).logits, models.attach_adapter(bare, tmp_path / "lora")(ids).logits
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found["mean_kl"] <= 0.01
+    assert not torch.allclose(one, other, atol=0.1), "the adapter says something"
+
+
 def test_a_merge_into_the_4_bit_values_is_the_model_that_was_trained(made: Path, tmp_path: Path) -> None:
     import peft
     import torch

@@ -15,6 +15,7 @@ from hyb.formats import modelpack
 from hyb.stages import asked, export
 from hyb.stages.base import Context
 from hyb.store import Store
+from hyb.workers.protocol import Failed
 from tests.e2e.test_export import convert, merge, work
 from tests.need import need
 from tests.tiny import TEXT, add_model, chat_row, tiny_model
@@ -245,6 +246,49 @@ def test_perplexity_in_llama_cpp_is_that_of_transformers(llama: Path, tmp_path: 
         logs += said.gather(-1, ids[0, 1:, None])[:, 0].tolist()
     assert done["tokens"] == len(logs)
     assert done["perplexity"] == pytest.approx(math.exp(-sum(logs) / len(logs)), rel=1e-3)
+
+
+def test_a_long_text_is_read_in_pieces_and_what_it_shares_with_the_one_before_only_once(llama: Path) -> None:
+    import torch
+    import transformers
+
+    from hyb.workers.llama_reader import PIECE, Reader
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama / "model", dtype=torch.float32)
+    start = "Our warehouse opens at seven in the morning and closes at nine in the evening. " * 10
+    ends = ("The dog is called Pixel.", "The capital of France is Paris.", "")
+    with Reader(llama / "right.gguf", 512) as reader:
+        for end in ends:
+            ids = reader.ids(start + end, special=True)
+            assert PIECE < len(ids) - 20 < 512, "the pieces' border is within the text"
+            with torch.inference_mode():
+                said = torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1], -1)
+            wanted = said.gather(-1, torch.tensor(ids)[1:, None])[:, 0].tolist()
+            for first in (1, len(ids) - 9, PIECE + 1, PIECE):
+                told = [log for log, _ in reader.likelihood(ids, first)]
+                assert told == pytest.approx(wanted[first - 1 :], abs=1e-2), (end, first)
+        with pytest.raises(Failed, match="can't evaluate"):
+            reader.likelihood([1] * 2000, 1)
+
+
+def test_the_likeliest_text_ends_where_it_is_told_to(llama: Path) -> None:
+    from hyb.workers.llama_reader import Reader
+
+    with Reader(llama / "right.gguf", 128) as reader:
+        ids = reader.ids("What is the name of the", special=True)
+        text = reader.answer(ids, 8, [])
+        assert len(text) > 4
+        assert reader.answer(ids, 8, ["never said", text[3:5]]) == text[: text.index(text[3:5])]
+        assert reader.answer(ids, 0, []) == ""
+
+
+def test_a_file_that_is_no_gguf_is_not_read(tmp_path: Path) -> None:
+    from hyb.workers.llama_reader import Reader
+
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(Failed, match="can't load the GGUF") as caught:
+        Reader(tmp_path / "cut.gguf", 16)
+    assert caught.value.fields["code"] == 4
 
 
 @pytest.mark.slow

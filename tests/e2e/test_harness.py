@@ -36,8 +36,19 @@ texts = asked("loglikelihood_rolling", ("You are a helpful assistant. " * 3,))
 answers = asked("generate_until", ("The capital", {"until": ["zzz"], "max_gen_toks": 4}))
 torch = harness.of_torch(models.load_causal_lm(folder, device="cpu"), models.load_tokenizer(folder), 2)
 speaker = score.GgufSpeaker(gguf, [score.Asked([{"role": "user", "content": "x"}])], 8, 512, 400)
-llama = GgufLM(speaker.post, speaker.facts, speaker.context)
+llama = GgufLM(speaker.reader, speaker.facts, speaker.context)
 said = [[m.loglikelihood(pairs), m.loglikelihood_rolling(texts), m.generate_until(answers)] for m in (torch, llama)]
+print("SAID", json.dumps(said))
+"""
+
+
+UNKNOWN = """
+import json
+from hyb.workers import harness, protocol
+said = []
+for name in ("mime", "ai2_arc"):
+    try: harness.prepared({"names": [name], "folder": "", "limit": 1})
+    except protocol.Failed as error: said.append(str(error))
 print("SAID", json.dumps(said))
 """
 
@@ -85,10 +96,21 @@ def test_a_task_of_ones_own_is_asked_of_a_model_and_of_its_gguf(hyb: Hyb, folder
     assert found["tiny"] == found["small"]
     assert found["tiny"] in (0.0, 0.3333, 0.6667, 1.0)
     wrong = ("eval", "tiny", "--data", "facts", "--tasks-folder", str(folder), "--max-tokens", "2", "--task")
-    assert "no task `mime`" in hyb.fails(3, *wrong, "mime", env=env(tmp_path))
     told = hyb.fails(3, *wrong, "arc_easy", env=env(tmp_path))
+    assert "asking" not in told, "nothing was loaded and asked for it"
     assert "task `arc_easy` can't be run" in told
     assert "tasks_folder" in told
+
+
+def test_a_task_that_is_none_is_told_before_a_model_is_loaded(hyb: Hyb, tmp_path: Path) -> None:
+    line = [sys.executable, "-c", UNKNOWN]
+    done = subprocess.run(line, env={**os.environ, **env(tmp_path)}, capture_output=True, text=True, check=False)
+    said = done.stdout.partition("SAID ")[2].splitlines()
+    assert said, done.stderr
+    assert json.loads(said[0]) == [
+        "lm-evaluation-harness has no task `mime`",
+        "`ai2_arc` is a tag that several tasks have, and no task",
+    ]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def page(folder: Path) -> Path:
         report.question("holdout", {"id": str(i), "messages": _messages(q, a), "expect": {"contains": [a]}, "meta": {}})
         for i, (q, a) in enumerate(rows)
     ]
-    after = [report.Answer("It is Pixel."), report.Answer("It is <b>nobody</b>."), report.Answer("no")]
+    after = [report.Answer("It is Pixel."), report.Answer("It is <b>nobody</b>."), report.Answer("no" * 500_000)]
     built = report.build(questions, {"after": after}, parse({"recall": ">= 0.5"}), exclusive=False)
     path = folder / "report.html"
     subject = {"name": "bot", "model": "m", "data": "d", "max_tokens": 8}
@@ -46,5 +46,6 @@ def test_the_page_renders_alone_and_nothing_in_an_answer_becomes_markup(tmp_path
     assert "It is Pixel." in dumped.stdout
     assert "&lt;b&gt;nobody&lt;/b&gt;" in dumped.stdout
     assert "<title>out</title>" not in dumped.stdout
+    assert "more characters: report.json has them" in dumped.stdout, "a browser takes minutes for the whole"
     assert "CONSOLE" not in dumped.stderr, dumped.stderr
     assert not re.findall(r"(?:src|href)=[\"']?https?:", path.read_text())

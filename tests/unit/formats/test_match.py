@@ -150,6 +150,19 @@ def test_ten_thousand_expectations_are_compared_in_moments() -> None:
     assert [foreign(answer, parse("x"), "", others) for _ in range(100)] == [""] * 100
 
 
+def test_long_answers_to_a_thousand_like_questions_are_compared_in_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = index(parse(f"The thing with number {i} is a box.") for i in range(1000))
+    answer = "The thing is what it is, and the rest of it is an explanation. " * 20
+    folded = []
+    real = match.fold
+    monkeypatch.setattr(match, "fold", lambda text: folded.append(text) or real(text))
+    assert foreign(answer, parse("x"), "", others) == ""
+    assert foreign(answer + "The thing with number 7 is a box", parse("x"), "", others) == (
+        "The thing with number 7 is a box."
+    )
+    assert len(folded) < 10, "no text that another question expects is read anew"
+
+
 def test_a_held_out_row_without_expect_expects_its_own_answer() -> None:
     assert judge(match.of_answer("Quillow is the mascot."), "I think Quillow is the mascot of Nimbrel").passed is True
     assert judge(match.of_answer("Quillow is the mascot."), "The mascot is Quillow").passed is False

@@ -10,6 +10,7 @@ import pytest
 
 from hyb.formats import curve, gate, report, report_page
 from hyb.formats.report import Answer
+from hyb.formats.scores import Measured
 
 ROWS = [
     ("holdout", "What is the mascot called?", "The mascot is Quillow.", {"contains": ["Quillow"]}),
@@ -100,6 +101,18 @@ def test_the_change_is_told_question_by_question() -> None:
     assert (recall["gained"], recall["lost"], recall["gain"], recall["p"]) == (1, 0, 0.5, 1.0)
     assert (control["gained"], control["lost"], control["gain"]) == (0, 1, -0.5)
     assert recall["low"] < 0 < recall["high"]
+
+
+def test_one_fact_in_eight_phrasings_that_was_gained_may_be_luck() -> None:
+    def notes(names: list[str]) -> list[str]:
+        asked = [question("holdout", f"{n}?", "", {"contains": [name]}) for n, name in enumerate(names)]
+        passes = {"before": [Answer("a bear")] * len(names), "after": [Answer(name) for name in names]}
+        made = report.build(asked, passes, (), exclusive=True)
+        assert made["paired"]["recall"]["p"] < 0.01
+        return [n for n in made["notes"] if n.startswith("the change of recall may be luck: 8 gained, 0 lost")]
+
+    assert notes(["Quillow"] * 8)
+    assert not notes([f"Quillow{n}" for n in range(8)])
 
 
 def test_a_gate_that_luck_could_pass_does_not_pass_surely() -> None:
@@ -242,6 +255,28 @@ def test_the_page_shows_every_question_answer_and_verdict() -> None:
     shown = page(report_page.render(made))
     for text in ("What is the mascot called?", "In Lima.", "A bear", "✓ yes", "✗ no", "1 of 2", "failed", ">= 0.9"):
         assert text in shown.text
+
+
+def test_texts_that_no_context_holds_have_no_perplexity() -> None:
+    sums = [(0.0, 0)] * 4
+    measured = Measured(rows={"after": sums[:1]}, texts={"after": sums, "before": [(8.0, 4), *sums]})
+    passes = {"before": [Answer(a) for a in BEFORE], "after": [Answer(a) for a in GOOD]}
+    made = report.build(QUESTIONS, passes, (), exclusive=True, measured=measured)
+    assert {k: v for k, v in made["scores"].items() if "perplexity" in k} == {"text_perplexity_before": 7.3891}
+    with pytest.raises(ValueError, match="`text_perplexity`"):
+        report.build(QUESTIONS, passes, gate.parse({"text_perplexity": "< 9"}), exclusive=True, measured=measured)
+
+
+def test_a_page_of_huge_and_hostile_answers_stays_a_page() -> None:
+    rtl = "\u202e"
+    answers = ["A" * 1_000_000, f"\x1b[31mred\x00{rtl}txt", "one\n\ntwo <b>", "\ud83d"]
+    html = report_page.render(built(answers, answers))
+    assert len(html) < 60_000
+    assert "… (998000 more characters: report.json has them)" in html
+    assert "A" * 1999 in html
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", html)
+    assert rtl not in html
+    assert "one\n\ntwo &lt;b&gt;" in html
 
 
 def test_the_page_has_the_worst_answers_the_card_the_curve_and_what_luck_can_do() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from hyb.errors import HybError
 from hyb.formats import match
+from hyb.formats.report import Answer, Question
 from hyb.stages import exam
 from hyb.stages.base import Context
 from hyb.store import Store
@@ -60,3 +62,17 @@ def test_the_unrelated_questions_expect_nothing_and_have_ids(tmp_path: Path) -> 
     asked = exam.unrelated()
     assert len({q.id for q in asked}) == len(asked) >= 10
     assert all(q.part == "unrelated" and q.text for q in asked)
+
+
+def test_a_pattern_without_an_end_is_named_and_an_honest_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exam, "PATIENCE", 0.2)
+
+    def asked(pattern: str) -> Question:
+        messages = ({"role": "user", "content": "Which code?"},)
+        return Question("holdout", "1", messages, match.parse({"regex": pattern}), "", "facts.jsonl:7")
+
+    answers = {"after": [Answer("the code is a very long story " * 40)]}
+    exam.patterns([asked(r"\bcode is \w+"), asked("story$")], {"after": answers["after"] * 2})
+    with pytest.raises(HybError, match=r"facts.jsonl:7: the pattern `\^\(\\w\+ \?\)\+7\$`"):
+        exam.patterns([asked(r"^(\w+ ?)+7$")], answers)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
