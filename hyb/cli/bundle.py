@@ -80,13 +80,15 @@ def bundle_create(
         typer.Option(
             "--platform",
             metavar="PLATFORM",
-            help="Wheels for it: linux/amd64, linux/arm64 or a tag of pip's. Repeatable.",
+            help="Wheels for it: linux/amd64, linux/arm64, or with a libc: manylinux_2_28_x86_64. Repeatable.",
         ),
     ] = None,
     extra: Annotated[
         list[str] | None,
         typer.Option(
-            "--extra", metavar="NAME", help="Wheels for this extra of hyb; default: what the stages need. Repeatable."
+            "--extra",
+            metavar="NAME",
+            help="Wheels for this extra of hyb; default: what the stages need, bundle, mirror, sbom. Repeatable.",
         ),
     ] = None,
     wheels: Annotated[
@@ -118,7 +120,7 @@ def bundle_create(
     most, found = form.parse_size(max_size), _recipe(recipe)
     _check_options(found, encrypt_to or [], with_data=with_data, wheels=wheels, no_wheels=no_wheels)
     how = _how(most, encrypt_to or [], sign_key, passphrase_file)
-    target = None if no_wheels else _target(found, python, platform or [], extra or [])
+    target = None if no_wheels else _target(found, python, platform or [], extra or [], sealed=bool(encrypt_to))
     if target:
         how = write.How(how.most, how.recipients, how.key, target.python, target.platforms)
     images, left = _images(s, found, image or [], no_images=no_images)
@@ -258,10 +260,10 @@ def _how(most: int, encrypt_to: list[str], sign_key: Path | None, passphrase_fil
     return How(most, tuple(encrypt_to), key)
 
 
-def _target(recipe: Recipe, python: str, platform: list[str], extra: list[str]) -> Any:
+def _target(recipe: Recipe, python: str, platform: list[str], extra: list[str], *, sealed: bool) -> Any:
     from hyb.bundle import wheels
 
-    return wheels.target(python, platform, extra, [e.stage for e in recipe.entries])
+    return wheels.target(python, platform, extra, [e.stage for e in recipe.entries], sealed=sealed)
 
 
 def _images(s: Session, recipe: Recipe, given: list[str], *, no_images: bool) -> tuple[list[Image], list[str]]:
