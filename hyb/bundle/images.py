@@ -49,13 +49,19 @@ def wanted(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(n for n in names if n))
 
 
+def known(name: str, store: Store) -> Image | None:
+    """An image that the store has under this name."""
+    digest = store.tags().get(name)
+    artifact = store.artifact(digest) if digest else None
+    return Image(name, artifact) if artifact and artifact.kind == "image" else None
+
+
 def present(names: list[str], store: Store, say: Say) -> tuple[list[Image], list[str]]:
     """(those of `names` that are in the store or in Podman's storage, a line for each that is not)."""
     found, left = [], []
-    tags = store.tags()
     for name in names:
-        if name in tags and store.artifact(tags[name]).kind == "image":
-            found.append(Image(name, store.artifact(tags[name])))
+        if image := known(name, store):
+            found.append(image)
         elif engine.which("skopeo") and _inspect(_LOCAL + name):
             found.append(bring(_LOCAL + name, store, offline=True, say=say))
         else:
@@ -66,9 +72,8 @@ def present(names: list[str], store: Store, say: Say) -> tuple[list[Image], list
 def bring(source: str, store: Store, *, offline: bool, say: Say) -> Image:
     """Put one image into the store; `source` is a name or skopeo's `TRANSPORT:…`. Raises HybError: exit 6 when it would
     need the network and hyb is offline, exit 5 when skopeo fails."""
-    tags = store.tags()
-    if source in tags and store.artifact(tags[source]).kind == "image":
-        return Image(source, store.artifact(tags[source]))
+    if image := known(source, store):
+        return image
     place = source
     if not source.startswith(_TRANSPORTS):
         place = _LOCAL + source if _inspect(_LOCAL + source) else _REMOTE + source

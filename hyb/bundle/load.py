@@ -124,7 +124,7 @@ def _parts(opened: Opened, store: Store, work: Path, keys: Sequence[Any], say: S
 
 
 class _IntoStore:
-    """Pieces into blobs."""
+    """Pieces into blobs. The last piece of a split one is not noted: with all noted, none would publish."""
 
     def __init__(self, bundle: Bundle, store: Store, work: Path) -> None:
         self.bundle, self.store, self.work = bundle, store, work
@@ -163,9 +163,10 @@ class _IntoStore:
         self.drop()
         size = self.bundle.items[piece.item]
         if not self._is_whole(piece):
-            self.noted.setdefault(piece.item, []).append(piece.at)
-            fs.write_atomic(self.work / "pieces.json", json.dumps(self.noted).encode())
-            if len(self.noted[piece.item]) < sum(p.item == piece.item for p in self.bundle.pieces):
+            noted = self.noted.setdefault(piece.item, [])
+            if len(noted) + 1 < sum(p.item == piece.item for p in self.bundle.pieces):
+                noted.append(piece.at)
+                fs.write_atomic(self.work / "pieces.json", json.dumps(self.noted).encode())
                 return
             if dg.of_file(self.path)[0] != piece.item:
                 self.noted.pop(piece.item)
@@ -272,12 +273,12 @@ def _name(bundle: Bundle, store: Store) -> None:
 def _check_out(out: Path, bundle: Bundle) -> None:
     """Raise HybError when a file there was changed by hand, or is none of a load's: it would be lost."""
     known = _written(out)
-    wrong = []
+    wrong = [f"`{out}` is no folder"] if out.exists() and not out.is_dir() else []
     for path, digest in bundle.files.items():
         place = out / safe_path(path)
         if place.is_symlink() or any(p.is_symlink() for p in place.parents if p.is_relative_to(out) and p != out):
             wrong.append(f"`{place}` is a link, or lies behind one")
-        elif place.exists() and dg.of_file(place)[0] not in (digest, known.get(path)):
+        elif place.exists() and not (place.is_file() and dg.of_file(place)[0] in (digest, known.get(path))):
             wrong.append(f"`{place}` is another file")
     if wrong:
         raise HybError(
@@ -296,8 +297,11 @@ def _files(bundle: Bundle, store: Store, out: Path) -> list[str]:
             place = out / safe_path(path)
             if not place.exists() or known.get(path) != digest or dg.of_file(place)[0] != digest:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                partial = place.with_name(f".{place.name}.partial")
-                shutil.copyfile(store.blob_path(digest), partial)
+                partial = out / PARTIAL
+                partial.unlink(missing_ok=True)
+                fs.copy_new(store.blob_path(digest), partial)
+                with partial.open("rb") as stream:
+                    os.fsync(stream.fileno())
                 partial.replace(place)
                 done.append(path)
         for path in known.keys() - bundle.files.keys():
@@ -309,6 +313,7 @@ def _files(bundle: Bundle, store: Store, out: Path) -> list[str]:
     return done
 
 
+PARTIAL = ".hyb-bundle.partial"
 WRITTEN = ".hyb-bundle-files.json"
 """In the folder that a load wrote: path → digest of what it wrote there."""
 

@@ -133,6 +133,29 @@ def test_load_killed_at_any_change_of_the_disk_goes_on(made: tuple[Path, Store],
     assert number > 28
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_load_killed_between_the_last_piece_of_a_blob_and_the_blob_goes_on(
+    made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    bundle = create(made, tmp_path / "b")
+    (split,) = {p.item for p in bundle.pieces if p.at}
+    add_file = Store.add_file
+
+    def killed(self: Store, path: Path, **how: str) -> Blob:
+        if how.get("trusted") == split:
+            if moved:
+                path.unlink()
+            raise KeyboardInterrupt
+        return add_file(self, path, **how)
+
+    store = Store(tmp_path / "store")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Store, "add_file", killed)
+        take(tmp_path / "b", store, tmp_path / "out")
+    take(tmp_path / "b", store, tmp_path / "out")
+    same_lock(made, store, tmp_path / "out")
+
+
 def flip(path: Path, at: int) -> None:
     with path.open("r+b") as stream:
         stream.seek(at)
@@ -427,3 +450,59 @@ def test_gc_inside_keeps_what_a_delta_builds_on(made: tuple[Path, Store], tmp_pa
     small = {"oci-layout", "index.json"}
     lost = [d for d, s in bundle.items.items() if not store.has_blob(Blob(d, s))]
     assert len(lost) <= len(small)
+
+
+@pytest.mark.parametrize("name", ["new\nline", "back\\slash", "\u202egnp.exe"])
+def test_a_file_that_no_load_would_take_is_said_before_a_part_is_written(
+    made: tuple[Path, Store], tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(made[0], tmp_path / "recipe")
+    (folder / "model" / name).write_text("x")
+    with pytest.raises(HybError, match="can't be bundled") as caught:
+        create((folder, made[1]), tmp_path / "b")
+    assert caught.value.code is Exit.INPUT
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_fresh_medium_has_folders_of_its_own(made: tuple[Path, Store], tmp_path: Path) -> None:
+    for name in ("lost+found", "System Volume Information", ".Trash-1000"):
+        (tmp_path / "b" / name).mkdir(parents=True)
+    create(made, tmp_path / "b")
+    create(made, tmp_path / "b")
+    take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["docs", "recipe/hyb.yaml", "recipe/hyb.lock"])
+def test_a_folder_where_a_file_goes_or_a_file_for_the_folder_is_said(
+    made: tuple[Path, Store], tmp_path: Path, place: str
+) -> None:
+    create(made, tmp_path / "b")
+    out = tmp_path / "out"
+    if "." in place:
+        (out / place).mkdir(parents=True)
+    else:
+        out.write_text("a file")
+    with pytest.raises(HybError, match="not of a bundle") as caught:
+        take(tmp_path / "b", Store(tmp_path / "store"), out)
+    assert caught.value.code is Exit.INPUT
+    assert not (tmp_path / "store").exists(), "nothing was changed"
+
+
+def test_a_mount_point_with_a_blank_in_its_name_is_known_as_fat(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "/dev/a / ext4 rw 0 0\n/dev/b /media/USB\\040STICK vfat rw 0 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert write._is_fat(Path("/media/USB STICK/b"))
+    assert not write._is_fat(Path("/media/USB"))
+
+
+def test_parts_that_can_hold_nothing_beside_their_recipients_are_a_mistake(
+    made: tuple[Path, Store], tmp_path: Path
+) -> None:
+    pytest.importorskip("pyrage")
+    import pyrage
+
+    key = str(pyrage.x25519.Identity.generate().to_public())
+    with pytest.raises(HybError, match="too small for 20 recipients"):
+        create(made, tmp_path / "b", form.SMALLEST, recipients=(key,) * 20)
+    bundle = create(made, tmp_path / "c", form.SMALLEST, recipients=(key,))
+    assert max(p.size for p in bundle.parts) <= form.SMALLEST
