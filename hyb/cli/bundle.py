@@ -83,7 +83,8 @@ def bundle_create(
         typer.Option(
             "--platform",
             metavar="PLATFORM",
-            help="Wheels for it: linux/amd64, linux/arm64, or with a libc: manylinux_2_28_x86_64. Repeatable.",
+            help="The machine there: linux/amd64, linux/arm64, or with its libc: manylinux_2_28_x86_64. Repeatable;"
+            " images are for the first.",
         ),
     ] = None,
     extra: Annotated[
@@ -127,7 +128,7 @@ def bundle_create(
     target = None if no_wheels else _target(found, python, platform or [], extra or [], sealed=bool(encrypt_to))
     if target:
         how = write.How(how.most, how.recipients, how.key, target.python, target.platforms)
-    images, left, later = _images(s, found, image or [], no_images=no_images)
+    images, left, later = _images(s, found, image or [], platform or [], no_images=no_images)
     chosen = None
     if target and s.dry_run:
         later.append(f"wheels for Python {target.python}, {', '.join(target.platforms)}")
@@ -286,17 +287,19 @@ def _target(recipe: Recipe, python: str, platform: list[str], extra: list[str], 
 
 
 def _images(
-    s: Session, recipe: Recipe, given: list[str], *, no_images: bool
+    s: Session, recipe: Recipe, given: list[str], platform: list[str], *, no_images: bool
 ) -> tuple[list[Image], list[str], list[str]]:
     """(images of the store, a line for each that is not to be had, a line for each that a dry run does not fetch)."""
     from hyb.bundle import images
+    from hyb.bundle.wheels import target
 
+    machine = target("", platform, (), ()).places()[0].machine
     names = [] if no_images else [n for n in images.wanted(recipe) if n not in given]
     if s.dry_run:
         found = {n: images.known(n, s.store) for n in [*given, *names]}
         return [i for i in found.values() if i], [], [f"image {n}" for n, i in found.items() if not i]
-    asked = [images.bring(i, s.store, offline=s.offline, say=s.talk) for i in given]
-    others, left = images.present([n for n in names if n not in {a.name for a in asked}], s.store, s.talk)
+    asked = [images.asked(i, s.store, machine, offline=s.offline, say=s.talk) for i in given]
+    others, left = images.present([n for n in names if n not in {a.name for a in asked}], s.store, machine, s.talk)
     return asked + others, left, []
 
 
