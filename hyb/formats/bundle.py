@@ -361,8 +361,13 @@ def parse_since(data: bytes, where: str) -> tuple[dict[str, int], str]:
 
 def sums(bundle: Bundle, others: Iterable[tuple[str, bytes]]) -> bytes:
     """SHA256SUMS, as sha256sum writes it; `others`: files beside the parts, name and content."""
-    lines = [(p.name, p.sha256) for p in bundle.parts] + [(n, dg.of_bytes(d)) for n, d in others]
-    return "".join(f"{digest.removeprefix('sha256:')}  {name}\n" for name, digest in lines).encode()
+    lines = [f"{p.sha256.removeprefix('sha256:')}  {p.name}" for p in bundle.parts]
+    return "".join(f"{line}\n" for line in [*lines, *(sum_line(n, d) for n, d in others)]).encode()
+
+
+def sum_line(name: str, data: bytes) -> str:
+    """A line of SHA256SUMS."""
+    return f"{dg.of_bytes(data).removeprefix('sha256:')}  {name}"
 
 
 def _text(value: Any) -> str:

@@ -182,6 +182,23 @@ def test_a_policy_refuses_what_is_not_signed_and_takes_what_is(outside: tuple[Hy
     assert "another document" in inside.fails(4, "bundle", "verify", str(tmp_path / "signed"), "--key", mine)
 
 
+@pytest.mark.parametrize("name", ["README.txt", "SHA256SUMS", "SHA256SUMS.sig"])
+def test_verify_tells_papers_that_somebody_changed(outside: tuple[Hyb, Path], tmp_path: Path, name: str) -> None:
+    hyb, recipe = outside
+    private, bundle = key(hyb, tmp_path / "keys"), tmp_path / "b"
+    hyb.ok("bundle", "create", str(recipe), "-o", str(bundle), "--no-wheels", "--sign-key", str(private))
+    verify = ("bundle", "verify", str(bundle), "--key", str(private.with_suffix(".pub")))
+    hyb.ok(*verify)
+    data = bytearray((bundle / name).read_bytes())
+    data[-20] ^= 1
+    (bundle / name).write_bytes(data)
+    assert f"`{name.removesuffix('.sig')}`" in hyb.fails(4, *verify)
+    if name == "README.txt":  # whoever changes it mends the sums, too, but can't sign them
+        subprocess.run("sha256sum *.tar hyb-bundle* README.txt >SHA256SUMS", shell=True, cwd=bundle, check=True)
+        assert "is not signed by any of the keys" in hyb.fails(4, *verify)
+        hyb.ok("bundle", "verify", str(bundle))
+
+
 def test_ls_diff_and_inventory_tell_what_there_is(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
     hyb, recipe = outside
     hyb.ok("bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels")
