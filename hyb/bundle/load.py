@@ -67,7 +67,7 @@ def load(
     """
     bundle = opened.bundle
     if lacks := missing(opened, store):
-        base = f"bundle {bundle.base[:8]}" if bundle.base else "what the inventory said"
+        base = f"bundle `{bundle.name}-{bundle.base[:8]}`" if bundle.base else "what the inventory said"
         raise HybError(
             f"this bundle holds only what is new since {base}, and {len(lacks)} of that are not here",
             details=[f"{d} ({s:,} bytes)" for d, s in lacks],
@@ -80,7 +80,7 @@ def load(
     keys = sealing.identities(identity) if identity and bundle.sealed else []
     _check_out(out, bundle)
     with store.in_use(), fs.room(f"can't write to the store `{store.root}`"):
-        _check_room(bundle, store)
+        _check_room(bundle, store, out)
         key = dg.of_json(["bundle", bundle.identity])
         with store.locked_step(key, lambda: say("another hyb is loading this bundle; waiting")):
             new, count = _parts(opened, store, store.work(key), keys, say)
@@ -206,15 +206,22 @@ def _good(store: Store, blob: Blob) -> bool:
     return True
 
 
-def _check_room(bundle: Bundle, store: Store) -> None:
-    wanted = sum(s for d, s in bundle.items.items() if not store.has_blob(Blob(d, s))) + MARGIN
-    place = next(p for p in (store.root, *store.root.parents) if p.exists())
-    free = shutil.disk_usage(place).free
-    if wanted > free:
-        raise HybError(
-            f"the bundle needs {wanted:,} bytes in `{place}`, and {free:,} are free",
-            hint="free some space, or give another store with `--store DIR`; nothing was changed",
-        )
+def _check_room(bundle: Bundle, store: Store, out: Path) -> None:
+    """Raise HybError unless store and `out`, which may share a disk, have room for what is not there yet."""
+    sizes, known = bundle.sizes(), _written(out)
+    blobs = sum(s for d, s in bundle.items.items() if not store.has_blob(Blob(d, s)))
+    copies = sum(sizes[d] for path, d in bundle.files.items() if known.get(path) != d)
+    needs: dict[int, tuple[Path, int]] = {}
+    for place, wanted in ((store.root, blobs + MARGIN), (out, copies)):
+        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        first, before = needs.get(there.stat().st_dev, (there, 0))
+        needs[there.stat().st_dev] = first, before + wanted
+    for place, wanted in needs.values():
+        if wanted > (free := shutil.disk_usage(place).free):
+            raise HybError(
+                f"the bundle needs {wanted:,} bytes in `{place}`, and {free:,} are free",
+                hint="free some space, or give other places with `--store DIR` and `--out DIR`; nothing was changed",
+            )
 
 
 def _whole(bundle: Bundle, store: Store) -> None:

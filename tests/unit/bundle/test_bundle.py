@@ -374,14 +374,21 @@ def test_a_folder_with_something_else_is_left_alone(made: tuple[Path, Store], tm
 def test_too_little_room_is_said_before_a_byte_is_written(
     made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create(made, tmp_path / "b")
+    bundle = create(made, tmp_path / "b")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(HybError, match="1,000 are free"):
         create(made, tmp_path / "c")
     with pytest.raises(HybError, match="1,000 are free"):
         take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
+    blobs = sum(bundle.items.values()) + load.MARGIN
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=blobs))
+    with pytest.raises(HybError, match="needs"):  # the plain files would not go beside them
+        take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store" / "blobs" / "sha256").iterdir())
+    copies = sum(bundle.items[d] for d in bundle.files.values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=blobs + copies))
+    take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
 
 
 def test_a_disk_that_takes_no_larger_file_is_an_error_in_words(made: tuple[Path, Store], tmp_path: Path) -> None:
