@@ -106,6 +106,14 @@ def collect(store: Store, want: Target, folder: Path | None, *, offline: bool, s
     Raises HybError: exit 2 for an extra that hyb has not, exit 6 when they would have to be fetched and hyb is offline,
     exit 5 when pip finds no fitting set.
     """
+    meta = {
+        "hyb": __version__,
+        "python": want.python,
+        "platforms": list(want.platforms),
+        "extras": list(want.extras),
+    }
+    if offline and folder is None and not any(a.kind == KIND and a.meta == meta for a in store.artifacts()):
+        raise _offline(want)
     store_work = store.work(dg.of_json(["bundle-wheels", asdict(want)]))
     with fs.room(f"can't gather wheels in the store `{store.root}`"):
         own = own_wheel(store_work / "own")
@@ -116,8 +124,7 @@ def collect(store: Store, want: Target, folder: Path | None, *, offline: bool, s
         if known:
             return store.artifact(known)
         if offline and folder is None:
-            raise HybError("wheels for the other side would have to be fetched, and hyb is offline", code=Exit.OFFLINE,
-                           hint="`--wheels DIR` takes them from a folder, `--no-wheels` leaves them out")  # fmt: skip
+            raise _offline(want)
         got = store_work / "wheels"
         shutil.rmtree(got, ignore_errors=True)
         folders: dict[str, Path] = {}
@@ -130,16 +137,22 @@ def collect(store: Store, want: Target, folder: Path | None, *, offline: bool, s
         paths = {p.name: p for out in folders.values() for p in out.glob("*.whl")}
         files = [File(n, store.add_file(p, how="move")) for n, p in sorted(paths.items())]
         files.append(File(REQUIREMENTS, store.add_bytes(text.encode())))
-        meta = {
-            "hyb": __version__,
-            "python": want.python,
-            "platforms": list(want.platforms),
-            "extras": list(want.extras),
-        }
         artifact = store.add_artifact(KIND, files, meta=meta)
         store.record_step(key, KIND, artifact.digest)
         shutil.rmtree(store_work, ignore_errors=True)
     return artifact
+
+
+def _offline(want: Target) -> HybError:
+    return HybError(
+        "wheels for the other side would have to be fetched, and hyb is offline",
+        details=[
+            f"missing: wheels of hyb[{','.join(want.extras)}] for Python {want.python}, {' '.join(want.platforms)}"
+        ],
+        code=Exit.OFFLINE,
+        hint="where there is a network: the same command without `--offline`; here `--wheels DIR` takes them from a"
+        " folder, and `--no-wheels` leaves them out",
+    )
 
 
 def _download(own: Path, want: Target, place: Place, folder: Path | None, out: Path) -> None:
@@ -151,7 +164,17 @@ def _download(own: Path, want: Target, place: Place, folder: Path | None, out: P
         f"--python-version={want.python}", "--implementation=cp", *(f"--platform={t}" for t in place.tags), *where,
         f"hyb{extras} @ file://{own.absolute()}",
     ]  # fmt: skip
-    engine.run(argv)
+    try:
+        engine.run(argv)
+    except HybError as error:
+        if error.code is not Exit.BELOW:
+            raise
+        raise HybError(
+            f"pip finds no wheels of hyb{extras} for Python {want.python}, {place.tags[0]}",
+            details=error.details,
+            hint="`--python` and `--platform` say for whom; PIP_INDEX_URL, PIP_CONSTRAINT and their like hold",
+            code=Exit.BELOW,
+        ) from error
 
 
 def _check_extras(own: Path, want: Target) -> None:

@@ -238,6 +238,9 @@ def bundle_load(
     }
     lines = [f"loaded {bundle.name}: {size(done.new)} new, {len(done.names)} names"]
     lines += [f"gave Podman {n}" for n in given]
+    brought = [n for c in bundle.contents if c.kind == "image" for n in c.names if not n.startswith(f"{bundle.name}/")]
+    if brought and not to_podman:
+        lines.append(f"brought {', '.join(brought)}; `--to-podman` gives these to Podman, too")
     lines += [f"wrote {len(done.files)} files to {place}"] if done.files else []
     if "recipe/hyb.yaml" in bundle.files:
         lines.append(f"next: hyb run {quote(f'{place}/recipe')} --offline --locked")
