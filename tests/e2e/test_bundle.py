@@ -98,6 +98,7 @@ def test_skopeo_reads_what_was_unpacked(outside: tuple[Hyb, Path], tmp_path: Pat
     need("skopeo")
     hyb, recipe = outside
     hyb.ok("bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels")
+    assert "`hyb bundle load" in hyb.fails(3, "pull", f"oci:{tmp_path}/b"), "its parts are the layout, not its folder"
     (tmp_path / "unpacked").mkdir()
     for part in (tmp_path / "b").glob("*.tar"):
         subprocess.run(["tar", "-xf", part, "-C", tmp_path / "unpacked"], check=True)
