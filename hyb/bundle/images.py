@@ -25,6 +25,7 @@ from hyb.recipe import Recipe
 from hyb.store import Store
 
 CONTROLLER = "quay.io/skupper/controller:2.2.1"
+ADAPTOR = "quay.io/skupper/kube-adaptor:2.2.1"  # beside the router in each of its pods in a cluster
 TUNE = "localhost/hyb-tune:latest"
 CHAT = "localhost/hyb-chat:latest"
 _LOCAL, _REMOTE = "containers-storage:", "docker://"
@@ -49,7 +50,7 @@ def wanted(recipe: Recipe) -> list[str]:
         elif entry.stage == "tune":
             names.append(TUNE)
         elif entry.stage == "link":
-            names += [ROUTER, CONTROLLER, CHAT]
+            names += [ROUTER, CONTROLLER, ADAPTOR, CHAT]
     return list(dict.fromkeys(n for n in names if n))
 
 

@@ -102,6 +102,7 @@ def write(store: Store, name: str, gathered: Gathered, out: Path, how: How, say:
         with _alone(out):
             _check_folder(out, bundle)
             done = _noted(out, bundle)
+            _check_document(bundle, plan)
             _check_room(out, bundle, how, done)
             job = _Job(store, out, bundle, plan, extra, how, say)
             if not (out / form.FILE).exists():
@@ -151,6 +152,20 @@ def _check_folder(out: Path, bundle: Bundle) -> None:
         raise HybError(f"`{out}` holds what is not of this bundle", details=strange[:10], hint="give an empty folder")
     for path in cut:  # of a write that was killed
         path.unlink(missing_ok=True)
+
+
+def _check_document(bundle: Bundle, plan: Sequence[Planned]) -> None:
+    """Raise HybError when the document will be larger than a reader takes. Sums not yet known have a known length."""
+    pieces = [
+        Piece(item.digest, number, offset, at, size, item.digest)
+        for number, part in enumerate(plan, 1)
+        for (item, at, size, _), offset in zip(part.entries, part.offsets, strict=True)
+    ]
+    parts = [replace(p, size=p.length, sha256=f"sha256:{bundle.identity}") for p in bundle.parts]
+    length = len(form.dump(replace(bundle, pieces=tuple(pieces), parts=tuple(parts))))
+    if length > form.MOST - 32 * len(parts):  # a sealed part's size may have more digits
+        raise HybError(f"the bundle's document would have {length:,} bytes, and {form.MOST:,} are the most",
+                       hint="make few files of a data set's many small ones; nothing was written")  # fmt: skip
 
 
 def _noted(out: Path, bundle: Bundle) -> dict[int, dict[str, Any]]:
@@ -391,8 +406,6 @@ def _never() -> BinaryIO:
 def _documents(out: Path, bundle: Bundle, plan: Sequence[Planned], how: How) -> None:
     """Sums, README, signatures, and last the document, which says that all is there."""
     document = form.dump(bundle)
-    if len(document) > form.MOST:
-        raise HybError(f"the bundle's document would have {len(document):,} bytes", hint="bundle fewer files")
     readme = bundle_readme.text(bundle, plan, signed=how.key.public.kind if how.key else "")
     signature = b""
     if how.key:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -513,3 +515,38 @@ def test_parts_that_can_hold_nothing_beside_their_recipients_are_a_mistake(
         create(made, tmp_path / "b", form.SMALLEST, recipients=(key,) * 20)
     bundle = create(made, tmp_path / "c", form.SMALLEST, recipients=(key,))
     assert max(p.size for p in bundle.parts) <= form.SMALLEST
+
+
+def test_a_document_that_no_reader_takes_is_said_before_a_part_is_written(
+    made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = create(made, tmp_path / "b")
+    size = (tmp_path / "b" / form.FILE).stat().st_size
+    monkeypatch.setattr(form, "MOST", size + 32 * len(bundle.parts))
+    create(made, tmp_path / "c")
+    monkeypatch.setattr(form, "MOST", size - 1)
+    with pytest.raises(HybError, match="document would have") as caught:
+        create(made, tmp_path / "d")
+    assert caught.value.code is Exit.INPUT
+    assert not list((tmp_path / "d").glob("*.tar"))
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_medium_that_can_not_sync_a_folder_is_written_and_a_broken_one_is_not(
+    made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuses(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "no")
+        fsync(descriptor)
+
+    what = gathered(*made)
+    monkeypatch.setattr(os, "fsync", refuses)
+    if number == errno.EINVAL:
+        write.write(made[1], "small", what, tmp_path / "b", How(MOST), silent)
+        assert read.verify(read.open_bundle([tmp_path / "b"]), None, silent) == []
+    else:
+        with pytest.raises(HybError, match="can't write the bundle"):
+            write.write(made[1], "small", what, tmp_path / "b", How(MOST), silent)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hyb import recipe as recipes
 from hyb.artifact import INDEX, MANIFEST
 from hyb.bundle import images
 from hyb.errors import Exit, HybError
@@ -87,3 +88,8 @@ def test_an_image_in_dockers_format_can_be_read_inside(tmp_path: Path) -> None:
     assert image.artifact.manifest["mediaType"] == MANIFEST
     archive = f"docker-archive:{tmp_path}/out.tar:lab/image:1"
     subprocess.run([*copy, f"oci:{store.root}:{image.name}", archive], check=True)
+
+
+def test_a_link_wants_all_images_that_a_namespace_without_a_network_runs() -> None:
+    wanted = images.wanted(recipes.read(Path(__file__).parents[3] / "recipes" / "quickstart" / "hyb.yaml"))
+    assert {n.rpartition("/")[2] for n in wanted} >= {"skupper-router:3.5.1", "controller:2.2.1", "kube-adaptor:2.2.1"}
