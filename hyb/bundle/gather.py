@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hyb
+from hyb import digest as dg
 from hyb import fs, upkeep
 from hyb.artifact import Artifact, Blob, blobs_of, short
 from hyb.bundle.images import Image
@@ -52,15 +53,17 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for. `with_data`: data sets, too, though the boundary says never (a sealed bundle alone)."""
+    """What was asked for. `keys`: place in the bundle → file; `made`: place → bytes that lie in no file of the user's.
+    `with_data`: data sets, too, though the boundary says never (a sealed bundle alone). `dry`: nothing is written."""
 
     recipe: Recipe
     lock: Lock
     images: Sequence[Image] = ()
     wheels: Artifact | None = None
     keys: Mapping[str, Path] = field(default_factory=dict)
-    documents: Mapping[str, bytes] = field(default_factory=dict)
+    made: Mapping[str, bytes] = field(default_factory=dict)
     with_data: bool = False
+    dry: bool = False
 
 
 def gather(order: Order, store: Store, left_out: Sequence[str] = ()) -> Gathered:
@@ -136,7 +139,7 @@ def _files(order: Order, store: Store, *, no_data: bool) -> tuple[dict[str, Blob
     for place, path in paths.items():
         with fs.explained(f"can't read `{path}`"):
             wrong += [f"`{path}`: {what}" for what in _secrets(path)]
-            files[place] = store.add_file(path)
+            files[place] = Blob(*dg.of_file(path)) if order.dry else store.add_file(path)
     if wrong:
         raise HybError(
             "private keys would go into the bundle",
@@ -144,7 +147,8 @@ def _files(order: Order, store: Store, *, no_data: bool) -> tuple[dict[str, Blob
             hint="take them out of these files; credentials are made on the inside",
             code=Exit.CHECK,
         )
-    files |= {f"docs/{name}": store.add_bytes(data) for name, data in order.documents.items()}
+    for place, data in order.made.items():
+        files[place] = Blob(dg.of_bytes(data), len(data)) if order.dry else store.add_bytes(data)
     return files, left
 
 
@@ -184,9 +188,9 @@ def _secrets(path: Path) -> set[str]:
 
 
 def documents() -> dict[str, bytes]:
-    """hyb's own documents: of the installed package, or of the checkout that runs."""
+    """hyb's own documents, place in the bundle → bytes: of the installed package, or of the checkout that runs."""
     here = Path(hyb.__file__).parent
     for folder in (here / "docs", here.parent / "docs"):
         if folder.is_dir():
-            return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.md"))}
+            return {f"docs/{p.relative_to(folder).as_posix()}": p.read_bytes() for p in sorted(folder.rglob("*.md"))}
     return {}

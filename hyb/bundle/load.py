@@ -67,7 +67,7 @@ def load(
     """
     bundle = opened.bundle
     if lacks := missing(opened, store):
-        base = f"bundle {bundle.base[:8]}" if bundle.base else "what the inventory said"
+        base = f"bundle `{bundle.name}-{bundle.base[:8]}`" if bundle.base else "what the inventory said"
         raise HybError(
             f"this bundle holds only what is new since {base}, and {len(lacks)} of that are not here",
             details=[f"{d} ({s:,} bytes)" for d, s in lacks],
@@ -80,7 +80,7 @@ def load(
     keys = sealing.identities(identity) if identity and bundle.sealed else []
     _check_out(out, bundle)
     with store.in_use(), fs.room(f"can't write to the store `{store.root}`"):
-        _check_room(bundle, store)
+        _check_room(bundle, store, out)
         key = dg.of_json(["bundle", bundle.identity])
         with store.locked_step(key, lambda: say("another hyb is loading this bundle; waiting")):
             new, count = _parts(opened, store, store.work(key), keys, say)
@@ -124,7 +124,7 @@ def _parts(opened: Opened, store: Store, work: Path, keys: Sequence[Any], say: S
 
 
 class _IntoStore:
-    """Pieces into blobs."""
+    """Pieces into blobs. The last piece of a split one is not noted: with all noted, none would publish."""
 
     def __init__(self, bundle: Bundle, store: Store, work: Path) -> None:
         self.bundle, self.store, self.work = bundle, store, work
@@ -163,9 +163,10 @@ class _IntoStore:
         self.drop()
         size = self.bundle.items[piece.item]
         if not self._is_whole(piece):
-            self.noted.setdefault(piece.item, []).append(piece.at)
-            fs.write_atomic(self.work / "pieces.json", json.dumps(self.noted).encode())
-            if len(self.noted[piece.item]) < sum(p.item == piece.item for p in self.bundle.pieces):
+            noted = self.noted.setdefault(piece.item, [])
+            if len(noted) + 1 < sum(p.item == piece.item for p in self.bundle.pieces):
+                noted.append(piece.at)
+                fs.write_atomic(self.work / "pieces.json", json.dumps(self.noted).encode())
                 return
             if dg.of_file(self.path)[0] != piece.item:
                 self.noted.pop(piece.item)
@@ -205,15 +206,22 @@ def _good(store: Store, blob: Blob) -> bool:
     return True
 
 
-def _check_room(bundle: Bundle, store: Store) -> None:
-    wanted = sum(s for d, s in bundle.items.items() if not store.has_blob(Blob(d, s))) + MARGIN
-    place = next(p for p in (store.root, *store.root.parents) if p.exists())
-    free = shutil.disk_usage(place).free
-    if wanted > free:
-        raise HybError(
-            f"the bundle needs {wanted:,} bytes in `{place}`, and {free:,} are free",
-            hint="free some space, or give another store with `--store DIR`; nothing was changed",
-        )
+def _check_room(bundle: Bundle, store: Store, out: Path) -> None:
+    """Raise HybError unless store and `out`, which may share a disk, have room for what is not there yet."""
+    sizes, known = bundle.sizes(), _written(out)
+    blobs = sum(s for d, s in bundle.items.items() if not store.has_blob(Blob(d, s)))
+    copies = sum(sizes[d] for path, d in bundle.files.items() if known.get(path) != d)
+    needs: dict[int, tuple[Path, int]] = {}
+    for place, wanted in ((store.root, blobs + MARGIN), (out, copies)):
+        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        first, before = needs.get(there.stat().st_dev, (there, 0))
+        needs[there.stat().st_dev] = first, before + wanted
+    for place, wanted in needs.values():
+        if wanted > (free := shutil.disk_usage(place).free):
+            raise HybError(
+                f"the bundle needs {wanted:,} bytes in `{place}`, and {free:,} are free",
+                hint="free some space, or give other places with `--store DIR` and `--out DIR`; nothing was changed",
+            )
 
 
 def _whole(bundle: Bundle, store: Store) -> None:
@@ -272,12 +280,12 @@ def _name(bundle: Bundle, store: Store) -> None:
 def _check_out(out: Path, bundle: Bundle) -> None:
     """Raise HybError when a file there was changed by hand, or is none of a load's: it would be lost."""
     known = _written(out)
-    wrong = []
+    wrong = [f"`{out}` is no folder"] if out.exists() and not out.is_dir() else []
     for path, digest in bundle.files.items():
         place = out / safe_path(path)
         if place.is_symlink() or any(p.is_symlink() for p in place.parents if p.is_relative_to(out) and p != out):
             wrong.append(f"`{place}` is a link, or lies behind one")
-        elif place.exists() and dg.of_file(place)[0] not in (digest, known.get(path)):
+        elif place.exists() and not (place.is_file() and dg.of_file(place)[0] in (digest, known.get(path))):
             wrong.append(f"`{place}` is another file")
     if wrong:
         raise HybError(
@@ -296,8 +304,11 @@ def _files(bundle: Bundle, store: Store, out: Path) -> list[str]:
             place = out / safe_path(path)
             if not place.exists() or known.get(path) != digest or dg.of_file(place)[0] != digest:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                partial = place.with_name(f".{place.name}.partial")
-                shutil.copyfile(store.blob_path(digest), partial)
+                partial = out / PARTIAL
+                partial.unlink(missing_ok=True)
+                fs.copy_new(store.blob_path(digest), partial)
+                with partial.open("rb") as stream:
+                    os.fsync(stream.fileno())
                 partial.replace(place)
                 done.append(path)
         for path in known.keys() - bundle.files.keys():
@@ -309,6 +320,7 @@ def _files(bundle: Bundle, store: Store, out: Path) -> list[str]:
     return done
 
 
+PARTIAL = ".hyb-bundle.partial"
 WRITTEN = ".hyb-bundle-files.json"
 """In the folder that a load wrote: path → digest of what it wrote there."""
 

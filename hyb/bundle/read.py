@@ -165,6 +165,28 @@ def verify(opened: Opened, identity: Path | None, say: Say) -> list[str]:
     return wrong
 
 
+def papers(opened: Opened, keys: Sequence[PublicKey]) -> list[str]:
+    """What is wrong with the papers for who has no hyb, a line each: README.txt with its commands, the sums, and their
+    signature when `keys` are given. hyb itself believes none of them; what is absent is not judged."""
+    place = next(f for f in opened.folders if (f / form.FILE).is_file())
+    names = (form.README, form.SUMS, form.SUMS_SIGNATURE)
+    with fs.explained(f"can't read what lies in `{place}`"):
+        found = {n: fs.read_bounded(place / n, form.MOST) for n in names if (place / n).is_file()}
+    if form.SUMS not in found:
+        return []
+    sums, wrong = found[form.SUMS], list[str]()
+    readme = found.get(form.README)
+    if readme is not None and form.sum_line(form.README, readme) not in sums.decode(errors="replace").splitlines():
+        wrong.append(f"`{form.README}` is not the one that `{form.SUMS}` names: do nothing of what it says")
+    others = [(form.FILE, opened.document), (form.SIGNATURE, opened.signature)]
+    lines = form.sums(opened.bundle, [o for o in others if o[1]]).splitlines()
+    if not set(lines) <= set(sums.splitlines()):
+        wrong.append(f"`{form.SUMS}` is damaged, or of another bundle")
+    elif keys and not any(k.verifies(found.get(form.SUMS_SIGNATURE, b""), sums) for k in keys):
+        wrong.append(f"`{form.SUMS}` is not signed by any of the keys")
+    return wrong
+
+
 def check_part(
     opened: Opened, number: int, sink: Sink, keys: Sequence[Any], tell: Callable[[int], None] = lambda _: None
 ) -> None:

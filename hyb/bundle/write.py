@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 NOTE = ".hyb-bundle.json"
 CHUNK = 4 << 20  # bytes read at a time
 FAT_MOST = (4 << 30) - 1
+_MEDIUM = re.compile(
+    r"lost\+found|System Volume Information|\$RECYCLE\.BIN|\.(Trash\S*|fseventsd|Spotlight-V100|DS_Store)"
+)
+"""What computers put onto every medium."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,13 @@ class How:
 
 
 def foresee(name: str, gathered: Gathered, how: How) -> tuple[Bundle, list[Planned], dict[str, bytes]]:
-    """The document without sums, the plan of the parts, and the small files that are made here: digest → bytes."""
+    """The document without sums, the plan of the parts, and the small files that are made here: digest → bytes.
+
+    Raises HybError (exit 3) for a name that can't travel, and for parts that are too small."""
     extra = {dg.of_bytes(d): (p, d) for p, d in _layout(gathered).items()}
     first = [Item(p, d, len(b)) for d, (p, b) in extra.items()]
     items = [*first, *(i for i in gathered.items if i.digest not in extra)]
-    plan = form.plan(items, how.most)
+    plan = form.plan(items, _within(how))
     identity = dg.of_json([
         form.VERSION, name, [asdict(i) for i in items], dict(gathered.files), [asdict(c) for c in gathered.contents],
         sorted(gathered.steps.items()), sorted(gathered.assumes), gathered.base, how.most, sorted(how.recipients),
@@ -79,6 +86,10 @@ def foresee(name: str, gathered: Gathered, how: How) -> tuple[Bundle, list[Plann
         name, identity, gathered.contents, {i.digest: i.size for i in items}, (), parts, gathered.files,
         gathered.assumes, gathered.steps, gathered.base, sealed, how.python, how.platforms, gathered.left_out,
     )  # fmt: skip
+    try:
+        form.check(bundle)
+    except (ValueError, HybError) as error:  # what a load would refuse
+        raise HybError(f"`{name}` can't be bundled: {error}", hint="rename it") from error
     return bundle, plan, {d: b for d, (_, b) in extra.items()}
 
 
@@ -91,6 +102,7 @@ def write(store: Store, name: str, gathered: Gathered, out: Path, how: How, say:
         with _alone(out):
             _check_folder(out, bundle)
             done = _noted(out, bundle)
+            _check_document(bundle, plan)
             _check_room(out, bundle, how, done)
             job = _Job(store, out, bundle, plan, extra, how, say)
             if not (out / form.FILE).exists():
@@ -130,7 +142,7 @@ def _check_folder(out: Path, bundle: Bundle) -> None:
     """Raise HybError unless the folder is empty or holds this very bundle, whole or begun."""
     ours = {form.FILE, form.SIGNATURE, form.SUMS, form.SUMS_SIGNATURE, form.README, NOTE, ".hyb-bundle.lock"}
     cut = [p for p in out.iterdir() if p.name.startswith(".") and p.name.endswith(".tmp")]
-    found = {p.name for p in out.iterdir()} - {p.name for p in cut}
+    found = {p.name for p in out.iterdir() if not _MEDIUM.fullmatch(p.name)} - {p.name for p in cut}
     noted = _read(out / NOTE) or _read(out / form.FILE)
     if found - {".hyb-bundle.lock"} and noted.get("id") != bundle.identity:
         what = "another bundle, or one of another state" if noted else "something else"
@@ -140,6 +152,20 @@ def _check_folder(out: Path, bundle: Bundle) -> None:
         raise HybError(f"`{out}` holds what is not of this bundle", details=strange[:10], hint="give an empty folder")
     for path in cut:  # of a write that was killed
         path.unlink(missing_ok=True)
+
+
+def _check_document(bundle: Bundle, plan: Sequence[Planned]) -> None:
+    """Raise HybError when the document will be larger than a reader takes. Sums not yet known have a known length."""
+    pieces = [
+        Piece(item.digest, number, offset, at, size, item.digest)
+        for number, part in enumerate(plan, 1)
+        for (item, at, size, _), offset in zip(part.entries, part.offsets, strict=True)
+    ]
+    parts = [replace(p, size=p.length, sha256=f"sha256:{bundle.identity}") for p in bundle.parts]
+    length = len(form.dump(replace(bundle, pieces=tuple(pieces), parts=tuple(parts))))
+    if length > form.MOST - 32 * len(parts):  # a sealed part's size may have more digits
+        raise HybError(f"the bundle's document would have {length:,} bytes, and {form.MOST:,} are the most",
+                       hint="make few files of a data set's many small ones; nothing was written")  # fmt: skip
 
 
 def _noted(out: Path, bundle: Bundle) -> dict[int, dict[str, Any]]:
@@ -179,8 +205,19 @@ def _check_room(out: Path, bundle: Bundle, how: How, done: dict[int, dict[str, A
 
 
 def _on_disk(length: int, how: How) -> int:
-    """Bytes of a part's file: age adds 16 of each 64 KiB, and a header with a stanza a recipient."""
+    """Bytes of a part's file at most: age adds 16 of each 64 KiB, and a header with a stanza a recipient."""
     return length + (length // 4096 + 4096 * (1 + len(how.recipients)) if how.recipients else 0)
+
+
+def _within(how: How) -> int:
+    """Bytes of a part's tar, so that its file has `how.most` at most."""
+    if not how.recipients:
+        return how.most
+    most = (how.most - 4096 * (1 + len(how.recipients))) * 4096 // 4097
+    if most < form.SMALLEST // 2 + 4096:
+        raise HybError(f"parts of {how.most:,} bytes are too small for {len(how.recipients)} recipients",
+                       hint="a larger `--max-size`")  # fmt: skip
+    return most
 
 
 def _is_fat(out: Path) -> bool:
@@ -188,6 +225,7 @@ def _is_fat(out: Path) -> bool:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
             _, place, found, *_ = line.split()
+            place = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), place)
             if out.resolve().is_relative_to(place) and len(place) >= len(best):
                 best, kind = place, found
     return kind in ("vfat", "msdos")
@@ -368,8 +406,6 @@ def _never() -> BinaryIO:
 def _documents(out: Path, bundle: Bundle, plan: Sequence[Planned], how: How) -> None:
     """Sums, README, signatures, and last the document, which says that all is there."""
     document = form.dump(bundle)
-    if len(document) > form.MOST:
-        raise HybError(f"the bundle's document would have {len(document):,} bytes", hint="bundle fewer files")
     readme = bundle_readme.text(bundle, plan, signed=how.key.public.kind if how.key else "")
     signature = b""
     if how.key:

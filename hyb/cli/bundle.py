@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,9 +14,11 @@ from hyb.cli.session import Session, command
 from hyb.cli.signing import PassphraseOption, TrustOption, private_key, trusting
 
 if TYPE_CHECKING:
+    from hyb.artifact import Artifact
     from hyb.bundle.gather import Order
     from hyb.bundle.images import Image
     from hyb.bundle.write import How
+    from hyb.formats.bundle import Bundle
     from hyb.recipe import Recipe
 
 KeyOption = Annotated[
@@ -80,13 +83,16 @@ def bundle_create(
         typer.Option(
             "--platform",
             metavar="PLATFORM",
-            help="Wheels for it: linux/amd64, linux/arm64 or a tag of pip's. Repeatable.",
+            help="The machine there: linux/amd64, linux/arm64, or with its libc: manylinux_2_28_x86_64. Repeatable;"
+            " images are for the first.",
         ),
     ] = None,
     extra: Annotated[
         list[str] | None,
         typer.Option(
-            "--extra", metavar="NAME", help="Wheels for this extra of hyb; default: what the stages need. Repeatable."
+            "--extra",
+            metavar="NAME",
+            help="Wheels for this extra of hyb; default: what the stages need, bundle, mirror, sbom. Repeatable.",
         ),
     ] = None,
     wheels: Annotated[
@@ -113,29 +119,29 @@ def bundle_create(
     Example: hyb bundle create recipes/quickstart -o /media/usb --no-wheels
     """
     from hyb.bundle import gather, write
+    from hyb.bundle.wheels import collect
     from hyb.formats import bundle as form
 
     most, found = form.parse_size(max_size), _recipe(recipe)
     _check_options(found, encrypt_to or [], with_data=with_data, wheels=wheels, no_wheels=no_wheels)
     how = _how(most, encrypt_to or [], sign_key, passphrase_file)
-    target = None if no_wheels else _target(found, python, platform or [], extra or [])
+    target = None if no_wheels else _target(found, python, platform or [], extra or [], sealed=bool(encrypt_to))
     if target:
         how = write.How(how.most, how.recipients, how.key, target.python, target.platforms)
-    images, left = _images(s, found, image or [], no_images=no_images)
-    order = _order(s, found, images, target, wheels, public_key or [], how, with_data=with_data)
+    images, left, later = _images(s, found, image or [], platform or [], no_images=no_images)
+    chosen = None
+    if target and s.dry_run:
+        later.append(f"wheels for Python {target.python}, {', '.join(target.platforms)}")
+    elif target:
+        chosen = collect(s.store, target, wheels, offline=s.offline, say=s.talk)
+    order = _order(s, found, images, chosen, public_key or [], how, with_data=with_data)
     gathered = gather.gather(order, s.store, left)
     if since:
         gathered = gathered.since(*_have(since))
     for line in gathered.left_out:
         s.talk(f"left out: {line}")
     if s.dry_run:
-        foreseen, _, _ = write.foresee(found.name, gathered, how)
-        total = sum(p.length for p in foreseen.parts)
-        parts = [{"name": p.name, "length": p.length} for p in foreseen.parts]
-        value: dict[str, Any] = {"dry_run": True, "parts": parts, "left_out": list(gathered.left_out)}
-        s.show(
-            value, "\n".join([f"would write {len(parts)} parts, {size(total)}:", *(f"  {p['name']}" for p in parts)])
-        )
+        _foresee(s, write.foresee(found.name, gathered, how)[0], later)
         return
     made = write.write(s.store, found.name, gathered, out, how, s.talk)
     value = {
@@ -153,7 +159,23 @@ def bundle_create(
     text = f"{out}: {count} part{'' if count == 1 else 's'}, {size(made.bundle.size)}"
     text += f", {size(made.kept)} of it kept from before" if made.kept else ""
     text += f"; {len(made.bundle.assumes)} blobs are assumed to be inside" if made.bundle.assumes else ""
-    s.show(value, f"{text}\ncheck it with `hyb bundle verify {out}`; there, `hyb bundle load DIR` or README.txt")
+    s.show(
+        value,
+        f"{text}\ncheck it with `hyb bundle verify {quote(str(out))}`; there, `hyb bundle load DIR` or README.txt",
+    )
+
+
+def _foresee(s: Session, bundle: Bundle, later: list[str]) -> None:
+    """Show what would be written. With something that comes `later` the parts will be others: no names then."""
+    total = sum(p.length for p in bundle.parts)
+    parts = [{"name": None if later else p.name, "length": p.length} for p in bundle.parts]
+    value: dict[str, Any] = {
+        "dry_run": True, "parts": parts, "left_out": list(bundle.left_out), "not_counted": later
+    }  # fmt: skip
+    lines = [f"would write {len(parts)} part{'' if len(parts) == 1 else 's'}, {size(total)}"]
+    lines += [f"  {p.name}" for p in bundle.parts if not later]
+    lines += [f"not counted, as a dry run fetches nothing: {line}" for line in later]
+    s.show(value, "\n".join(lines))
 
 
 @command
@@ -163,7 +185,7 @@ def bundle_load(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Where recipe, docs, keys and wheels go; default: the bundle's name."
+            "--out", "-o", metavar="DIR", help="Where recipe, docs, keys and wheels go; default: the bundle's name."
         ),
     ] = None,
     key: KeyOption = None,
@@ -216,9 +238,12 @@ def bundle_load(
     }
     lines = [f"loaded {bundle.name}: {size(done.new)} new, {len(done.names)} names"]
     lines += [f"gave Podman {n}" for n in given]
+    brought = [n for c in bundle.contents if c.kind == "image" for n in c.names if not n.startswith(f"{bundle.name}/")]
+    if brought and not to_podman:
+        lines.append(f"brought {', '.join(brought)}; `--to-podman` gives these to Podman, too")
     lines += [f"wrote {len(done.files)} files to {place}"] if done.files else []
     if "recipe/hyb.yaml" in bundle.files:
-        lines.append(f"next: hyb run {place}/recipe --offline --locked")
+        lines.append(f"next: hyb run {quote(f'{place}/recipe')} --offline --locked")
     s.show(value, "\n".join(lines))
 
 
@@ -258,27 +283,34 @@ def _how(most: int, encrypt_to: list[str], sign_key: Path | None, passphrase_fil
     return How(most, tuple(encrypt_to), key)
 
 
-def _target(recipe: Recipe, python: str, platform: list[str], extra: list[str]) -> Any:
+def _target(recipe: Recipe, python: str, platform: list[str], extra: list[str], *, sealed: bool) -> Any:
     from hyb.bundle import wheels
 
-    return wheels.target(python, platform, extra, [e.stage for e in recipe.entries])
+    return wheels.target(python, platform, extra, [e.stage for e in recipe.entries], sealed=sealed)
 
 
-def _images(s: Session, recipe: Recipe, given: list[str], *, no_images: bool) -> tuple[list[Image], list[str]]:
+def _images(
+    s: Session, recipe: Recipe, given: list[str], platform: list[str], *, no_images: bool
+) -> tuple[list[Image], list[str], list[str]]:
+    """(images of the store, a line for each that is not to be had, a line for each that a dry run does not fetch)."""
     from hyb.bundle import images
+    from hyb.bundle.wheels import target
 
-    asked = [images.bring(i, s.store, offline=s.offline, say=s.talk) for i in given]
-    names = [] if no_images else [n for n in images.wanted(recipe) if n not in {a.name for a in asked}]
-    found, left = images.present(names, s.store, s.talk)
-    return asked + found, left
+    machine = target("", platform, (), ()).places()[0].machine
+    names = [] if no_images else [n for n in images.wanted(recipe) if n not in given]
+    if s.dry_run:
+        found = {n: images.known(n, s.store) for n in [*given, *names]}
+        return [i for i in found.values() if i], [], [f"image {n}" for n, i in found.items() if not i]
+    asked = [images.asked(i, s.store, machine, offline=s.offline, say=s.talk) for i in given]
+    others, left = images.present([n for n in names if n not in {a.name for a in asked}], s.store, machine, s.talk)
+    return asked + others, left, []
 
 
 def _order(
     s: Session,
     recipe: Recipe,
     images: list[Image],
-    target: Any,
-    wheels: Path | None,
+    wheels: Artifact | None,
     public: list[Path],
     how: How,
     *,
@@ -286,20 +318,13 @@ def _order(
 ) -> Order:
     from hyb import lock as lockfile
     from hyb.bundle import gather
-    from hyb.bundle import wheels as wheelhouse
     from hyb.signing.keys import load_public
 
     for path in public:
         load_public(path)  # a private one is refused
     lock = lockfile.read(recipe.folder / lockfile.FILE)
-    chosen = wheelhouse.collect(s.store, target, wheels, offline=s.offline, say=s.talk) if target else None
-    if how.key:
-        own = s.store.add_bytes(how.key.public.pem)
-        signer = {"keys/signed-by.pub": s.store.blob_path(own.digest)}
-    else:
-        signer = {}
-    keys = {**{f"keys/{p.name}": p for p in public}, **signer}
-    return gather.Order(recipe, lock, images, chosen, keys, gather.documents(), with_data)
+    made = gather.documents() | ({"keys/signed-by.pub": how.key.public.pem} if how.key else {})
+    return gather.Order(recipe, lock, images, wheels, {f"keys/{p.name}": p for p in public}, made, with_data, s.dry_run)
 
 
 def since(path: Path) -> tuple[dict[str, int], str]:

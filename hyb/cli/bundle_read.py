@@ -45,7 +45,8 @@ def bundle_verify(
     identity: IdentityOption = None,
     trust: TrustOption = None,
 ) -> None:
-    """Check a bundle: the signature, then every byte of every part. Exit 4 names each part that must be copied again.
+    """Check a bundle: the signature, every byte of every part, README.txt and SHA256SUMS. Exit 4 names what must be
+    copied again.
 
     A sealed bundle is looked into with --identity; without it, its parts are checked as they are.
 
@@ -57,12 +58,14 @@ def bundle_verify(
 
     trusting(trust)
     opened = read.open_bundle(folders)
-    by = read.vouched(opened, [load_public(k) for k in key or ()], os.environ, s.talk)
-    wrong = read.verify(opened, identity, s.talk)
-    if wrong:
+    keys = [load_public(k) for k in key or ()]
+    by = read.vouched(opened, keys, os.environ, s.talk)
+    wrong, papers = read.verify(opened, identity, s.talk), read.papers(opened, keys)
+    if wrong or papers:
+        parts = f"{len(wrong)} of {len(opened.bundle.parts)} parts" if wrong else "papers"
         raise HybError(
-            f"{len(wrong)} of {len(opened.bundle.parts)} parts of `{opened.bundle.name}` are not good",
-            details=wrong,
+            f"{parts} of `{opened.bundle.name}` are not good",
+            details=wrong + papers,
             hint="copy these again; the others need not be",
             code=Exit.CHECK,
         )

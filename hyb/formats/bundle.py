@@ -258,7 +258,8 @@ def parse(data: bytes, where: str) -> Bundle:
         if version != VERSION or isinstance(version, bool):
             raise ValueError(f"its format is {version!r}")
         bundle = _parsed(value)
-        _check(bundle)
+        check(bundle)
+        _check_pieces(bundle)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HybError(
             f"`{where}` is no bundle's document, or a damaged one: {type(error).__name__}: {error}",
@@ -295,8 +296,8 @@ def _piece(p: Mapping[str, Any]) -> Piece:
     return Piece(_digest(p["item"]), part, offset, at, size, _digest(p["digest"]))
 
 
-def _check(bundle: Bundle) -> None:
-    """Raise ValueError (HybError for a path) where the document contradicts itself."""
+def check(bundle: Bundle) -> None:
+    """Raise ValueError (HybError for a path) where names are none, or the document contradicts itself."""
     if not _NAME.fullmatch(bundle.name) or not re.fullmatch(r"[0-9a-f]{64}", bundle.identity):
         raise ValueError("its name or id is none")
     for number, part in enumerate(bundle.parts, 1):
@@ -313,7 +314,6 @@ def _check(bundle: Bundle) -> None:
     for content in bundle.contents:
         for name in content.names:
             _check_name(name, content.kind, bundle.name)
-    _check_pieces(bundle)
 
 
 def _check_name(name: str, kind: str, bundle: str) -> None:
@@ -361,8 +361,13 @@ def parse_since(data: bytes, where: str) -> tuple[dict[str, int], str]:
 
 def sums(bundle: Bundle, others: Iterable[tuple[str, bytes]]) -> bytes:
     """SHA256SUMS, as sha256sum writes it; `others`: files beside the parts, name and content."""
-    lines = [(p.name, p.sha256) for p in bundle.parts] + [(n, dg.of_bytes(d)) for n, d in others]
-    return "".join(f"{digest.removeprefix('sha256:')}  {name}\n" for name, digest in lines).encode()
+    lines = [f"{p.sha256.removeprefix('sha256:')}  {p.name}" for p in bundle.parts]
+    return "".join(f"{line}\n" for line in [*lines, *(sum_line(n, d) for n, d in others)]).encode()
+
+
+def sum_line(name: str, data: bytes) -> str:
+    """A line of SHA256SUMS."""
+    return f"{dg.of_bytes(data).removeprefix('sha256:')}  {name}"
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from hyb import digest as dg
 from hyb.artifact import FILEPATH, KIND, MANIFEST, MODEL_CONFIG, REF, Blob, parse, safe_path
 from hyb.errors import Exit, HybError
-from hyb.formats import sealed
+from hyb.formats import bundle, sealed
 from hyb.hub import local, select
 from hyb.hub.download import Download, Meter, Wanted, parallel
 from hyb.hub.names import OCI
@@ -273,7 +273,8 @@ def _chosen(layout: Path, source: OCI) -> tuple[str, dict[str, Any]]:
         entries = json.loads((layout / "index.json").read_bytes())["manifests"]
         known = [(str(e["digest"]), str(e.get("annotations", {}).get(REF, ""))) for e in entries]
     except FileNotFoundError as error:
-        raise HybError(f"`{layout}` is no OCI image layout: it has no `index.json`") from error
+        hint = f"it is a bundle: `hyb bundle load {layout}`" if (layout / bundle.FILE).exists() else ""
+        raise HybError(f"`{layout}` is no OCI image layout: it has no `index.json`", hint=hint) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HybError(f"`{layout}/index.json` is damaged", code=Exit.CHECK) from error
     if source.digest:

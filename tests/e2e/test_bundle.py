@@ -32,8 +32,15 @@ def key(hyb: Hyb, folder: Path) -> Path:
     return next(folder.glob("*.key"))
 
 
+def age_key(folder: Path) -> tuple[Path, str]:
+    """A private key's file and its public half."""
+    identity = folder / "identity"
+    subprocess.run(["age-keygen", "-o", str(identity)], check=True, capture_output=True)
+    return identity, re.findall("age1[a-z0-9]+", identity.read_text())[0]
+
+
 def shell(text: str, folder: Path, *programs: str) -> subprocess.CompletedProcess[str]:
-    """Run a script where these programs are all that there is."""
+    """Run a script where these programs are all that there is, and the folder is the home."""
     tools = folder.parent / f"tools-{folder.name}"
     tools.mkdir(exist_ok=True)
     for program in programs:
@@ -64,10 +71,7 @@ def test_the_readme_is_enough_with_sha256sum_tar_and_openssl_alone(
     options = ["--sign-key", str(tmp_path / "keys" / "hyb.key"), "--no-wheels", "--max-size", "400k"]
     if sealed:
         need("age")
-        identity = tmp_path / "identity"
-        subprocess.run(["age-keygen", "-o", str(identity)], check=True, capture_output=True)
-        public = re.findall("age1[a-z0-9]+", identity.read_text())[0]
-        options += ["--encrypt-to", public]
+        options += ["--encrypt-to", age_key(tmp_path)[1]]
         programs.append("age")
     hyb.ok("bundle", "create", str(recipe), "-o", str(medium), *options)
     script = commands((medium / "README.txt").read_text()).replace("KEY.pub", "../keys/hyb.pub")
@@ -75,7 +79,7 @@ def test_the_readme_is_enough_with_sha256sum_tar_and_openssl_alone(
     done = shell(script, medium, *programs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "OK" in done.stdout
-    unpacked = medium / "unpacked"
+    unpacked = medium / "small"  # $HOME is the medium's folder here
     for path in sorted((unpacked / "blobs" / "sha256").iterdir()):
         summed = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout
         assert summed.startswith(path.name)
@@ -94,6 +98,7 @@ def test_skopeo_reads_what_was_unpacked(outside: tuple[Hyb, Path], tmp_path: Pat
     need("skopeo")
     hyb, recipe = outside
     hyb.ok("bundle", "create", str(recipe), "-o", str(tmp_path / "b"), "--no-wheels")
+    assert "`hyb bundle load" in hyb.fails(3, "pull", f"oci:{tmp_path}/b"), "its parts are the layout, not its folder"
     (tmp_path / "unpacked").mkdir()
     for part in (tmp_path / "b").glob("*.tar"):
         subprocess.run(["tar", "-xf", part, "-C", tmp_path / "unpacked"], check=True)
@@ -137,6 +142,13 @@ def test_a_dry_run_writes_nothing_and_names_the_parts_that_come(outside: tuple[H
     inside.home.mkdir()
     assert inside.json("bundle", "load", str(tmp_path / "b"), "--dry-run")["missing"] == []
     assert not list(inside.home.iterdir())
+    fresh = Hyb(tmp_path / "fresh")
+    shutil.copytree(hyb.store, fresh.store)
+    before = sorted(fresh.store.rglob("*"))
+    more = ["--image", "docker://quay.example/x:1", "--sign-key", str(key(hyb, tmp_path / "keys"))]
+    told = fresh.ok("bundle", "create", str(recipe), "-o", str(tmp_path / "c"), *more, "--dry-run")
+    assert "image docker://quay.example/x:1" in told and "wheels for Python" in told
+    assert sorted(fresh.store.rglob("*")) == before and not (tmp_path / "c").exists()
 
 
 def test_a_policy_refuses_what_is_not_signed_and_takes_what_is(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
@@ -169,6 +181,23 @@ def test_a_policy_refuses_what_is_not_signed_and_takes_what_is(outside: tuple[Hy
     document.write_bytes(document.read_bytes().replace(b'"left_out": []', b'"left_out": ["x"]'))
     mine = str(private.with_suffix(".pub"))
     assert "another document" in inside.fails(4, "bundle", "verify", str(tmp_path / "signed"), "--key", mine)
+
+
+@pytest.mark.parametrize("name", ["README.txt", "SHA256SUMS", "SHA256SUMS.sig"])
+def test_verify_tells_papers_that_somebody_changed(outside: tuple[Hyb, Path], tmp_path: Path, name: str) -> None:
+    hyb, recipe = outside
+    private, bundle = key(hyb, tmp_path / "keys"), tmp_path / "b"
+    hyb.ok("bundle", "create", str(recipe), "-o", str(bundle), "--no-wheels", "--sign-key", str(private))
+    verify = ("bundle", "verify", str(bundle), "--key", str(private.with_suffix(".pub")))
+    hyb.ok(*verify)
+    data = bytearray((bundle / name).read_bytes())
+    data[-20] ^= 1
+    (bundle / name).write_bytes(data)
+    assert f"`{name.removesuffix('.sig')}`" in hyb.fails(4, *verify)
+    if name == "README.txt":  # whoever changes it mends the sums, too, but can't sign them
+        subprocess.run("sha256sum *.tar hyb-bundle* README.txt >SHA256SUMS", shell=True, cwd=bundle, check=True)
+        assert "is not signed by any of the keys" in hyb.fails(4, *verify)
+        hyb.ok("bundle", "verify", str(bundle))
 
 
 def test_ls_diff_and_inventory_tell_what_there_is(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
@@ -223,41 +252,60 @@ def test_an_image_of_podmans_storage_comes_along_under_its_name(outside: tuple[H
 
 @pytest.mark.slow
 def test_inside_there_is_no_network_no_hyb_and_an_empty_home(outside: tuple[Hyb, Path], tmp_path: Path) -> None:
-    """load → pip install --no-index → run --offline --locked → the same lock, on a machine without any route."""
-    need("pip", "netns")
+    """README.txt alone, on a machine without any route: check, unpack, pip install --no-index, load, run --offline
+    --locked → the same lock; from a sealed, signed medium that can't be written."""
+    need("pip", "netns", "age", "openssl")
     hyb, recipe = outside
-    medium = tmp_path / "medium"
-    hyb.ok("bundle", "create", str(recipe), "-o", str(medium), "--max-size", "20M", timeout=400)
+    medium, identity, private = tmp_path / "medium", age_key(tmp_path), key(hyb, tmp_path / "keys")
+    hyb.ok("bundle", "create", str(recipe), "-o", str(medium), "--max-size", "20M", "--encrypt-to", identity[1],
+           "--sign-key", str(private), timeout=400)  # fmt: skip
     home = tmp_path / "home"
     home.mkdir()
     machine = Machine("inside", tmp_path / "machine", {})
     clean = ["env", "-i", "PATH=/usr/bin:/bin", f"HOME={home}", "PIP_CONFIG_FILE=/dev/null"]
     try:
         assert machine.ok("ip", "route") == ""
-        script = commands((medium / "README.txt").read_text())
-        script = script.replace("python3 -m venv venv", f"{sys.executable} -m venv {home}/venv")
-        script = script.replace("venv/bin/hyb", f"{home}/venv/bin/hyb").replace("venv/bin/pip", f"{home}/venv/bin/pip")
-        script = script.replace("unpacked", f"{home}/unpacked").replace(f"{home}/venv/bin/hyb bundle load .", "")
-        machine.ok(*clean, "sh", "-euc", f"cd {medium}\n{script}", timeout=300)
-        inside = f"{home}/venv/bin/hyb"
-        machine.ok(
-            *clean, "sh", "-euc", f"cd {home} && {inside} bundle load {medium} && {inside} bundle verify {medium}"
-        )
-        lock = home / "small" / "recipe" / "hyb.lock"
-        assert lock.read_bytes() == (recipe / "hyb.lock").read_bytes()
-        said = machine.ok(*clean, inside, "run", home / "small" / "recipe", "--offline", "--locked", "--json")
-        assert json.loads(said)
-        assert lock.read_bytes() == (recipe / "hyb.lock").read_bytes()
-        wheels = home / "small" / "wheels"
-        again = ["-m", "venv", f"{home}/second"]
-        machine.ok(*clean, sys.executable, *again)
-        machine.ok(
-            *clean, f"{home}/second/bin/pip", "install", "-q", "--no-index", "--find-links", wheels, "--require-hashes",
-            "-r", wheels / "requirements.txt", timeout=300,
-        )  # fmt: skip
-        assert "hyb" in machine.ok(*clean, f"{home}/second/bin/hyb", "version")
+        machine.ok("mount", "--bind", medium, medium)
+        machine.ok("mount", "-o", "remount,ro,bind", medium)
+        script = commands((medium / "README.txt").read_text()).replace("python3 -m venv", f"{sys.executable} -m venv")
+        script = script.replace("KEY.pub", f"{private.with_suffix('.pub')}")
+        script = script.replace("-i KEY", f"-i {identity[0]}").replace("--identity KEY", f"--identity {identity[0]}")
+        said = machine.ok(*clean, "sh", "-euc", f"cd {medium}\n{script}", timeout=300)
+        assert "loaded small" in said and said.count("in the store") == 2
+        loaded, inside = home / "small" / "loaded", home / "small" / "venv" / "bin" / "hyb"
+        assert (loaded / "recipe" / "hyb.lock").read_bytes() == (recipe / "hyb.lock").read_bytes()
+        machine.ok(*clean, inside, "bundle", "verify", medium, "--identity", identity[0])
     finally:
         machine.close()
+
+
+def test_a_delta_is_unpacked_by_its_readme_into_the_folder_of_its_base(tmp_path: Path) -> None:
+    need("age")
+    hyb, identity = Hyb(tmp_path / "outside"), age_key(tmp_path)
+    recipe = bundles.recipe(tmp_path / "my recipe")
+    data = recipe / "data"
+    (data / "it's $HOME, ü.jsonl").write_bytes((data / "facts.jsonl").read_bytes())
+    (recipe / "README.md").write_bytes((data / "facts.jsonl").read_bytes())
+    text = (recipe / "hyb.yaml").read_text()
+    (recipe / "hyb.yaml").write_text(text.replace("data/facts.jsonl", '"data/it\'s $HOME, ü.jsonl"'))
+    options = ["--no-wheels", "--max-size", "400k", "--encrypt-to", identity[1]]
+    programs = ["mkdir", "sha256sum", "tar", "cat", "rm", "cp", "age"]
+    for name, since in (("first", []), ("next", ["--since", str(tmp_path / "first")])):
+        hyb.ok("run", str(recipe), "--offline")
+        made = hyb.json("bundle", "create", str(recipe), "-o", str(tmp_path / name), *options, *since)
+        assert max((tmp_path / name / p).stat().st_size for p in made["parts"]) <= 400_000, "sealed parts, too"
+        script = commands((tmp_path / name / "README.txt").read_text()).replace(" KEY ", f" {identity[0]} ")
+        done = shell(script.replace("into=$HOME", f"into='{tmp_path}'"), tmp_path / name, *programs)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for path in (p for p in recipe.rglob("*") if p.is_file() and p.name != "facts.jsonl"):
+            assert (tmp_path / "small" / "recipe" / path.relative_to(recipe)).read_bytes() == path.read_bytes()
+        (data / "it's $HOME, ü.jsonl").write_text("".join(json.dumps(bundles.row(n)) + "\n" for n in range(40)))
+    layout = tmp_path / "small"
+    listed = json.loads((layout / "index.json").read_bytes())["manifests"]
+    for digest in {e["digest"] for e in listed}:
+        manifest = json.loads((layout / "blobs" / digest.replace(":", "/")).read_bytes())
+        for blob in (manifest["config"], *manifest["layers"]):
+            assert (layout / "blobs" / blob["digest"].replace(":", "/")).stat().st_size == blob["size"]
 
 
 def test_what_the_trust_policy_refuses_gets_no_name_by_a_load(outside: tuple[Hyb, Path], tmp_path: Path) -> None:

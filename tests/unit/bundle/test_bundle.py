@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +133,29 @@ def test_load_killed_at_any_change_of_the_disk_goes_on(made: tuple[Path, Store],
         same_lock(made, Store(store), out)
         shutil.rmtree(store)
     assert number > 28
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_load_killed_between_the_last_piece_of_a_blob_and_the_blob_goes_on(
+    made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    bundle = create(made, tmp_path / "b")
+    (split,) = {p.item for p in bundle.pieces if p.at}
+    add_file = Store.add_file
+
+    def killed(self: Store, path: Path, **how: str) -> Blob:
+        if how.get("trusted") == split:
+            if moved:
+                path.unlink()
+            raise KeyboardInterrupt
+        return add_file(self, path, **how)
+
+    store = Store(tmp_path / "store")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Store, "add_file", killed)
+        take(tmp_path / "b", store, tmp_path / "out")
+    take(tmp_path / "b", store, tmp_path / "out")
+    same_lock(made, store, tmp_path / "out")
 
 
 def flip(path: Path, at: int) -> None:
@@ -351,14 +376,21 @@ def test_a_folder_with_something_else_is_left_alone(made: tuple[Path, Store], tm
 def test_too_little_room_is_said_before_a_byte_is_written(
     made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create(made, tmp_path / "b")
+    bundle = create(made, tmp_path / "b")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(HybError, match="1,000 are free"):
         create(made, tmp_path / "c")
     with pytest.raises(HybError, match="1,000 are free"):
         take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
+    blobs = sum(bundle.items.values()) + load.MARGIN
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=blobs))
+    with pytest.raises(HybError, match="needs"):  # the plain files would not go beside them
+        take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store" / "blobs" / "sha256").iterdir())
+    copies = sum(bundle.items[d] for d in bundle.files.values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=blobs + copies))
+    take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
 
 
 def test_a_disk_that_takes_no_larger_file_is_an_error_in_words(made: tuple[Path, Store], tmp_path: Path) -> None:
@@ -427,3 +459,94 @@ def test_gc_inside_keeps_what_a_delta_builds_on(made: tuple[Path, Store], tmp_pa
     small = {"oci-layout", "index.json"}
     lost = [d for d, s in bundle.items.items() if not store.has_blob(Blob(d, s))]
     assert len(lost) <= len(small)
+
+
+@pytest.mark.parametrize("name", ["new\nline", "back\\slash", "\u202egnp.exe"])
+def test_a_file_that_no_load_would_take_is_said_before_a_part_is_written(
+    made: tuple[Path, Store], tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(made[0], tmp_path / "recipe")
+    (folder / "model" / name).write_text("x")
+    with pytest.raises(HybError, match="can't be bundled") as caught:
+        create((folder, made[1]), tmp_path / "b")
+    assert caught.value.code is Exit.INPUT
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_fresh_medium_has_folders_of_its_own(made: tuple[Path, Store], tmp_path: Path) -> None:
+    for name in ("lost+found", "System Volume Information", ".Trash-1000"):
+        (tmp_path / "b" / name).mkdir(parents=True)
+    create(made, tmp_path / "b")
+    create(made, tmp_path / "b")
+    take(tmp_path / "b", Store(tmp_path / "store"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["docs", "recipe/hyb.yaml", "recipe/hyb.lock"])
+def test_a_folder_where_a_file_goes_or_a_file_for_the_folder_is_said(
+    made: tuple[Path, Store], tmp_path: Path, place: str
+) -> None:
+    create(made, tmp_path / "b")
+    out = tmp_path / "out"
+    if "." in place:
+        (out / place).mkdir(parents=True)
+    else:
+        out.write_text("a file")
+    with pytest.raises(HybError, match="not of a bundle") as caught:
+        take(tmp_path / "b", Store(tmp_path / "store"), out)
+    assert caught.value.code is Exit.INPUT
+    assert not (tmp_path / "store").exists(), "nothing was changed"
+
+
+def test_a_mount_point_with_a_blank_in_its_name_is_known_as_fat(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "/dev/a / ext4 rw 0 0\n/dev/b /media/USB\\040STICK vfat rw 0 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert write._is_fat(Path("/media/USB STICK/b"))
+    assert not write._is_fat(Path("/media/USB"))
+
+
+def test_parts_that_can_hold_nothing_beside_their_recipients_are_a_mistake(
+    made: tuple[Path, Store], tmp_path: Path
+) -> None:
+    pytest.importorskip("pyrage")
+    import pyrage
+
+    key = str(pyrage.x25519.Identity.generate().to_public())
+    with pytest.raises(HybError, match="too small for 20 recipients"):
+        create(made, tmp_path / "b", form.SMALLEST, recipients=(key,) * 20)
+    bundle = create(made, tmp_path / "c", form.SMALLEST, recipients=(key,))
+    assert max(p.size for p in bundle.parts) <= form.SMALLEST
+
+
+def test_a_document_that_no_reader_takes_is_said_before_a_part_is_written(
+    made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = create(made, tmp_path / "b")
+    size = (tmp_path / "b" / form.FILE).stat().st_size
+    monkeypatch.setattr(form, "MOST", size + 32 * len(bundle.parts))
+    create(made, tmp_path / "c")
+    monkeypatch.setattr(form, "MOST", size - 1)
+    with pytest.raises(HybError, match="document would have") as caught:
+        create(made, tmp_path / "d")
+    assert caught.value.code is Exit.INPUT
+    assert not list((tmp_path / "d").glob("*.tar"))
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_medium_that_can_not_sync_a_folder_is_written_and_a_broken_one_is_not(
+    made: tuple[Path, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuses(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "no")
+        fsync(descriptor)
+
+    what = gathered(*made)
+    monkeypatch.setattr(os, "fsync", refuses)
+    if number == errno.EINVAL:
+        write.write(made[1], "small", what, tmp_path / "b", How(MOST), silent)
+        assert read.verify(read.open_bundle([tmp_path / "b"]), None, silent) == []
+    else:
+        with pytest.raises(HybError, match="can't write the bundle"):
+            write.write(made[1], "small", what, tmp_path / "b", How(MOST), silent)
