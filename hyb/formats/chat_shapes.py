@@ -21,7 +21,8 @@ Shapes, in the order in which they are tried:
     tokens      {"input_ids", "labels", "attention_mask"?}
     text        {"text"} or {"document"}
 
-Keys are known in any case. Any shape with questions may carry `expect` (see hyb.formats.match) for held-out and control questions.
+Keys are known in any case. Any shape with questions may carry `expect` (see hyb.formats.match) for held-out and
+control questions.
 """
 
 from __future__ import annotations
@@ -210,7 +211,9 @@ def _transcript(text: Any) -> Messages:
     parts = _TURN.split("\n\n" + text.lstrip()) if isinstance(text, str) else []
     if len(parts) < 5 or parts[0] or parts[1] != "Human":
         return []
-    return [message(role_of(role, role), said.strip(), role) for role, said in zip(parts[1::2], parts[2::2], strict=True)]
+    return [
+        message(role_of(role, role), said.strip(), role) for role, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
 
 
 def _answered(value: Any, where: str) -> Messages:
@@ -293,7 +296,8 @@ def _tree(value: Object) -> Messages:
             break
         node = min(known, key=lambda r: r["rank"] if isinstance(r.get("rank"), int) else len(replies))
         where = f"{where}.replies[{replies.index(node)}]"
-    return messages[: len(messages) - (messages[-1]["role"] != "assistant")]  # what nobody answered teaches nothing
+    unanswered = len(messages) > 1 and messages[-1]["role"] != "assistant"  # teaches nothing
+    return messages[:-1] if unanswered else messages
 
 
 def _alpaca(value: Object) -> Messages:

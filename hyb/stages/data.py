@@ -110,8 +110,8 @@ class Spec(StageSpec):
     """A file or folder of general questions that training must not lose."""
     seed: int = 0
     format: Literal[
-        "auto", "preference", "unpaired", "stepwise", "chat", "sharegpt", "tree", "alpaca", "completion", "ilab", "text",
-        "segments", "tokens",
+        "auto", "preference", "unpaired", "stepwise", "chat", "sharegpt", "tree", "alpaca", "completion", "ilab",
+        "text", "segments", "tokens",
     ] = "auto"  # fmt: skip
     """Take rows of this shape only; `auto` takes any, row by row."""
     columns: dict[str, str] = Field(default_factory=dict)

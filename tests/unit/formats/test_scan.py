@@ -84,6 +84,15 @@ def test_a_phone_number_needs_its_plus_or_a_region() -> None:
     assert [f.kind for f in scan.text(text, region="BR")] == ["phone", "phone"]
 
 
+@pytest.mark.parametrize(
+    "text", ["+55 11 98765-4321", "\uff0b55 (11) 98765 4321", "+1-202-456-1111", "+49.30.227-0", "+44 20 7946 0958"]
+)
+def test_a_phone_number_is_found_however_it_is_written(text: str) -> None:
+    need("phonenumbers")
+    assert [f.kind for f in scan.text(f"Ring {text}, please.")] == ["phone"]
+    assert [f.kind for f in scan.text("Ring 2024561111 x123 now", region="US")] == ["phone"]
+
+
 def test_all_texts_of_a_row_are_read_and_its_own_id_and_file_are_not() -> None:
     email = "jane@acme.org"
     row: dict[str, Any] = {
