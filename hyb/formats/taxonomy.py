@@ -35,7 +35,7 @@ _TOP = {
     SKILL: ("version", "created_by", "task_description", "seed_examples"),
 }
 _DOCUMENT = (("repo", "commit", "patterns"), ("path", "patterns"))
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 Path = yaml_lines.Path
 
@@ -258,7 +258,7 @@ class _Checker:
         if near:
             return Source(path=self.text((*where, "path"), required=True), patterns=tuple(patterns))
         repo, commit = self.text((*where, "repo"), required=True), self.text((*where, "commit"), required=True)
-        if commit and not _COMMIT.fullmatch(commit):
+        if commit and not COMMIT.fullmatch(commit):
             self.add((*where, "commit"), "commit", f"commit `{commit}` is no full commit id: a branch or tag moves")
         return Source(repo, commit, patterns=tuple(patterns))
 
