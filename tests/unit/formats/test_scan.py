@@ -71,6 +71,13 @@ def test_the_library_finds_more_kinds_of_keys(text: str, what: str) -> None:
     assert any(what in f.what for f in found), found
 
 
+def test_every_keyword_that_the_library_knows_is_looked_for() -> None:
+    need("detect_secrets")
+    from detect_secrets.plugins.keyword import DENYLIST
+
+    assert [word for word in DENYLIST if not scan._KEYWORD.search(word)] == []
+
+
 @pytest.mark.parametrize("word", ["APERTADAMENTE", "APPARENTLYNOT", "AKCAREFULLYSAID"])
 def test_a_word_in_capitals_is_no_key(word: str) -> None:
     need("detect_secrets")
