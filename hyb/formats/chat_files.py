@@ -65,6 +65,8 @@ class Mistakes:
         details = [*self.shown, *([f"and {more} more"] if more else [])]
         many = "1 mistake" if self.count == 1 else f"{self.count} mistakes"
         hint = f"each row is one JSON object with {chat_shapes.ACCEPTED}"
+        if any("unknown shape" in line for line in self.shown):
+            hint += "; other names: `columns: {question: NAME}`, `--column question=NAME`"
         return HybError(f"{what} has {many}", hint=hint, details=details)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,14 @@ from hyb.stages.base import Context
 from hyb.store import Store
 from hyb.teacher import ask as asking
 from hyb.teacher import prompts, sources
+from tests.teaching import Teacher, chat
 
 pytestmark = pytest.mark.socket
 
-Reply = Callable[[dict[str, Any], int], tuple[int, bytes] | tuple[int, bytes, dict[str, str]]]
 TEXT = (
     "# Nimbrel\n\nThe Nimbrel company was founded in 2009 by Tamsin Okereke in Lisbon. "
     "Its mascot is an otter called Quillow.\n"
 )
-
-
-def chat(text: str) -> tuple[int, bytes]:
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
 def good(body: dict[str, Any], _: int) -> tuple[int, bytes]:
@@ -50,50 +45,12 @@ def good(body: dict[str, Any], _: int) -> tuple[int, bytes]:
     return chat("\n".join(map(json.dumps, pairs)))
 
 
-class Teacher:
-    """An HTTP server; `reply` says what it answers, `asked` what it was asked."""
-
-    def __init__(self) -> None:
-        teacher = self
-        self.reply: Reply = good
-        self.asked: list[dict[str, Any]] = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                self._send(200, b'{"data": [{"id": "big"}]}')
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                teacher.asked.append(body)
-                self._send(*teacher.reply(body, len(teacher.asked)))
-
-            def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-                self.send_response(status)
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                with contextlib.suppress(ConnectionError):  # who hears enough goes
-                    self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teacher]:
     monkeypatch.setattr(asking, "PAUSE", 0.01)
-    made = Teacher()
+    made = Teacher(good)
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 class Made:
