@@ -73,6 +73,17 @@ def test_columns_by_other_names_are_read_from_a_table(hyb: Hyb, tmp_path: Path) 
     assert "is no pair" in hyb.fails(2, "data", str(tmp_path / "a.csv"), "--column", "Frage")
 
 
+def test_broken_rows_are_refused_all_at_once_or_left_out(hyb: Hyb, tmp_path: Path) -> None:
+    path = facts(tmp_path)
+    path.write_text("{broken\n" + path.read_text() + '{"words": 1}\n')
+    said = hyb.fails(3, "data", str(path))
+    assert "facts.jsonl:1: is broken JSON" in said and "facts.jsonl:22: has an unknown shape" in said
+    assert "`--column question=NAME`" in said
+    done = hyb("data", str(path), "--skip-broken")
+    assert done.returncode == 0 and "2 broken rows are left out" in done.stderr
+    assert hyb.json("data", "stats", "facts")["train"]["rows"] == 20
+
+
 def test_a_scan_tells_file_and_line_and_never_the_secret(hyb: Hyb, tmp_path: Path) -> None:
     need("detect_secrets", "phonenumbers")
     path = tmp_path / "said.jsonl"
@@ -99,7 +110,7 @@ def handbook(folder: Path, pages: int) -> Path:
     (folder / "docs").mkdir()
     for n in range(pages):
         (folder / "docs" / f"{n:02d}.md").write_text(
-            f"# Room {n}\n\nRoom {n} of the Nimbrel house is painted in colour{n} and has a window to the garden there.\n"
+            f"# Room {n}\n\nRoom {n} of the Nimbrel house is painted in colour{n} and has a window to the garden.\n"
         )
     return folder / "docs"
 
