@@ -166,14 +166,15 @@ def tools_of(value: Object) -> list[Any] | None:
     """
     inner = value.get("input")
     found = value.get("tools") or (inner.get("tools") if isinstance(inner, Mapping) else None)
-    name = "tools" if found else "functions"
-    found = found or value.get(name)
     if isinstance(found, str) and found.strip():
-        found = json_of(found, name)
+        found = json_of(found, "tools")
+    first = value.get("functions")
+    if not found and isinstance(first, list) and all(isinstance(f, Mapping) for f in first):
+        found = [{"type": "function", "function": f} for f in first]
     if not found:
         return None
-    _refuse_no_json(tools := list_of(found, name), name)
-    return [{"type": "function", "function": t} for t in tools] if name == "functions" else tools
+    _refuse_no_json(tools := list_of(found, "tools"), "tools")
+    return tools
 
 
 def check(messages: Messages, *, answered: bool, trained: bool) -> None:

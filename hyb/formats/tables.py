@@ -34,8 +34,8 @@ _VERDICTS = ("label", "kto_tag")
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 _TABLES = {
-    b"PAR1": "Parquet; name it `….parquet`", b"ARROW1": "Arrow; name it `….arrow`", b"SQLite": "an SQLite database",
-    b"%PDF-": "a PDF",
+    b"PAR1\x15": "Parquet; name it `….parquet`", b"ARROW1\0": "Arrow; name it `….arrow`",
+    b"SQLite format 3\0": "an SQLite database", b"%PDF-": "a PDF",
 }  # fmt: skip
 
 Located = tuple[int, dict[str, Any] | RowError]
