@@ -108,9 +108,9 @@ def read(text: str, path: str = "") -> tuple[Leaf | None, list[Finding]]:
 
 
 def kind_of(path: str, value: Mapping[str, Any]) -> str:
-    """ "knowledge" or "skill": by the first of the taxonomy's folders in the path, else by the key `document`."""
+    """ "knowledge" or "skill": by the last of the taxonomy's folders in the path, else by the key `document`."""
     known = [FOLDERS[part] for part in path.replace("\\", "/").split("/") if part in FOLDERS]
-    return known[0] if known else KNOWLEDGE if "document" in value else SKILL
+    return known[-1] if known else KNOWLEDGE if "document" in value else SKILL
 
 
 def name_problem(name: str) -> str:

@@ -153,7 +153,7 @@ def test_a_generation_that_is_killed_goes_on_where_it_was(hyb: Hyb, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("reply", "said"),
-    [((200, b"<html>Sign in</html>"), "no JSON"), ((302, b""), "status 302"), ((400, b'{"error": "no"}'), "400: no")],
+    [((200, b"<html>Sign in</html>"), "no JSON"), ((400, b'{"error": "no"}'), "400: no")],
 )
 def test_a_teacher_that_is_none_ends_a_generation_with_5_and_its_words(
     hyb: Hyb, tmp_path: Path, reply: tuple[int, bytes], said: str

@@ -185,3 +185,16 @@ def test_a_skills_context_is_asked_with_and_a_knowledges_is_not(tmp_path: Path) 
         for f in taxonomy_files.files(tmp_path)
     ]
     assert asked == ["c0\n\nq0", "q0x"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/home/knowledge/compositional_skills/x/qna.yaml", "skill"),
+        ("/srv/compositional_skills/taxonomy/knowledge/x/qna.yaml", "knowledge"),
+        ("C:\\taxonomy\\foundational_skills\\x\\qna.yaml", "skill"),
+        ("/elsewhere/qna.yaml", "knowledge"),
+    ],
+)
+def test_the_last_of_a_taxonomys_folders_tells_the_kind(path: str, kind: str) -> None:
+    assert taxonomy.kind_of(path, {"document": {}}) == kind
