@@ -299,6 +299,9 @@ class _Reader:
         self.sources.append(source)
         leaves = taxonomy_files.files(path)
         named: list[Any] = leaves or chat_files.files(path)
+        if leaves and (rows := sorted(p.name for p in path.rglob("*.jsonl"))):
+            said = f"file ({rows[0]}) is" if len(rows) == 1 else f"files ({rows[0]}, …) are"
+            self.context.say(f"`{source}` is a taxonomy: its {len(rows)} .jsonl {said} not read")
         for number, file in enumerate(named):
             self._spool(self._leaf(file) if leaves else self._rows(file, answered), part)
             self.context.say(Progress(f"reading {source}", number + 1, len(named), "file", f"{part.count} rows"))

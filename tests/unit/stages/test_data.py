@@ -233,9 +233,11 @@ def test_a_taxonomy_is_read_with_its_attribution_and_its_faults_are_warnings(tmp
     leaf.mkdir(parents=True)
     (leaf / "qna.yaml").write_text("version: 3\nseed_examples:\n  - question: q\n    answer: a\n")
     (leaf / "attribution.txt").write_text("Title of work: Kindness\nLicense of the work: CC-BY-4.0\n")
+    (tmp_path / "in" / "taxonomy" / "old.jsonl").write_text(row(1))
     made = Made(tmp_path, tmp_path / "in", source="taxonomy")
     assert [r["meta"] for r in made.rows("train")] == [{"source": "compositional_skills/kind/qna.yaml", "line": 3}]
     assert any("`created_by` is missing" in w for w in made.warnings)
+    assert "its 1 .jsonl file (old.jsonl) is not read" in made.warnings[0]
     assert made.artifact.meta["license"] == "CC-BY-4.0"
     assert json.loads(made.text("stats.json"))["attribution"][0]["title"] == "Kindness"
 
