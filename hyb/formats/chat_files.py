@@ -10,7 +10,6 @@ over the limit is reported and skipped unread.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from hyb import fs
 from hyb.errors import HybError
-from hyb.formats import chat, chat_shapes, columns, strict_json, tables
+from hyb.formats import chat, chat_shapes, columns, json_array, packed, strict_json, tables
 
 MAX_LINE = 16 << 20  # bytes of one row
 SHOWN = 20  # mistakes that are listed; the rest is counted
@@ -29,8 +28,6 @@ INFO = "dataset_info.json"
 _NOTES = (INFO, "dataset_infos.json", "dataset_dict.json", "state.json")
 """What the library `datasets` writes beside rows."""
 _SPACE = b" \t\r\n"
-_STRUCTURE = re.compile(rb'[\[\]{}",]')
-_IN_STRING = re.compile(rb'["\\\n]')
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ _KINDS = (*_LINES, *tables.CSV, *tables.COLUMNAR)
 
 def _is_read(name: str) -> bool:
     """True for a name that tells a kind of file that is read; a columnar file is packed within, never around."""
-    suffix = tables.inner_suffix(name)
+    suffix = packed.inner_suffix(name)
     return suffix in _KINDS and not (suffix in tables.COLUMNAR and not name.lower().endswith(suffix))
 
 
@@ -172,14 +169,14 @@ def rows(
 
 def _values(path: Path, name: str, mistakes: Mistakes, limit: int) -> Iterator[tuple[int, Any]]:
     """(line, value or RowError) of each row of a file."""
-    suffix = tables.inner_suffix(path.name)
+    suffix = packed.inner_suffix(path.name)
     if suffix in tables.COLUMNAR:
         yield from tables.columnar_rows(path)
         return
     try:
-        with fs.explained(f"can't read `{path}`"), tables.opened(path) as stream:
-            start = stream.peek(tables.HEAD)[: tables.HEAD]
-            if told := tables.foreign(start):
+        with fs.explained(f"can't read `{path}`"), packed.opened(path) as stream:
+            start = stream.peek(packed.HEAD)[: packed.HEAD]
+            if told := packed.foreign(start):
                 mistakes.add(name, 1, told)
             elif suffix in tables.CSV:
                 yield from tables.csv_rows(stream, limit)
@@ -191,13 +188,13 @@ def _values(path: Path, name: str, mistakes: Mistakes, limit: int) -> Iterator[t
                 pieces = _elements(stream, limit, name, mistakes) if array else _lines(stream, limit, name, mistakes)
                 for line, offset, data in pieces:
                     yield line, _value(data, offset)
-    except tables.PackedError as error:
+    except packed.PackedError as error:
         raise HybError(f"`{path}` is packed, but broken: {error}", hint="fetch or pack it again") from error
 
 
 def _whole(path: Path, limit: int) -> Iterable[tuple[int, Any]]:
     """The rows of a file that is one JSON object; none where it is lines, an array, or longer than `limit`."""
-    with tables.opened(path) as stream:
+    with packed.opened(path) as stream:
         data = stream.read(limit + 1).removeprefix(_BOM)
     if len(data) > limit or not data.lstrip(_SPACE).startswith(b"{"):
         return ()
@@ -272,7 +269,7 @@ def _too_long(limit: int) -> str:
 
 def _elements(stream: BinaryIO, limit: int, name: str, mistakes: Mistakes) -> Iterator[tuple[int, int, bytes]]:
     """(line, byte offset, bytes) of each element of a JSON array: cut at commas of depth one, parsed by the caller."""
-    scanner = _Scanner()
+    scanner = json_array.Scanner()
     line, offset, element, too_long = 1, stream.tell(), bytearray(), False
     for piece, cut in scanner.pieces(stream):
         body = piece if element or too_long else piece.lstrip()
@@ -291,54 +288,3 @@ def _elements(stream: BinaryIO, limit: int, name: str, mistakes: Mistakes) -> It
         mistakes.add(name, line, _too_long(limit) if too_long else "starts what is never closed; the array has no end")
     elif element.strip() or too_long:
         mistakes.add(name, scanner.line, "has something after the end of the JSON array")
-
-
-class _Scanner:
-    """Finds where a JSON array's elements end, in one pass, without parsing them.
-
-    A line's end closes an open string: JSON has no line ends in strings, so one missing quote spoils one row.
-    """
-
-    def __init__(self) -> None:
-        self.depth, self.in_string, self.closed, self.escaped = 0, False, False, 0
-        self.line, self.offset = 1, 0  # just behind the last cut
-
-    def pieces(self, stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-        """(bytes, whether an element ends behind them); the separators themselves are left out."""
-        base, line = stream.tell(), 1
-        while chunk := stream.read(_CHUNK):
-            place = 0
-            for cut in self._cuts(chunk):
-                line += chunk.count(b"\n", place, cut)
-                self.line, self.offset = line, base + cut + 1
-                yield chunk[place:cut], True
-                place = cut + 1
-            yield chunk[place:], False
-            line += chunk.count(b"\n", place)
-            base += len(chunk)
-
-    def _cuts(self, chunk: bytes) -> Iterator[int]:
-        place, self.escaped = self.escaped, 0
-        while not self.closed:
-            found = (_IN_STRING if self.in_string else _STRUCTURE).search(chunk, place)
-            if not found:
-                return
-            sign, place = found[0], found.end()
-            if self.in_string and sign == b"\\":
-                place += 1
-                self.escaped = max(0, place - len(chunk))  # what is escaped is the next chunk's first byte
-            elif self.in_string or sign == b'"':
-                self.in_string = not self.in_string
-            elif self._bracket(sign):
-                yield found.start()
-
-    def _bracket(self, sign: bytes) -> bool:
-        """Count depth; True when an element begins or ends here."""
-        if sign in b"[{":
-            self.depth += 1
-            return self.depth == 1
-        if sign in b"]}":
-            self.depth -= 1
-            self.closed = self.depth == 0
-            return self.closed
-        return self.depth == 1

@@ -9,7 +9,6 @@ Of a columnar file's nested values those that are null are left out: in a column
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 from collections import Counter
@@ -19,24 +18,17 @@ from typing import Any, BinaryIO
 
 from hyb import fs
 from hyb.errors import HybError
-from hyb.formats import recognise
+from hyb.formats import packed
 from hyb.formats.chat import RowError, clip, json_of
 
 CSV = (".csv", ".tsv")
 COLUMNAR = (".parquet", ".arrow", ".feather")
-_UNPACKED = 1 << 16  # bytes unpacked at once
-HEAD = 64  # bytes that tell what a file is
 _BATCH = 256  # rows of a columnar file that are made Python values at once
 _JSON = ("messages", "conversations", "tools", "history", "completions", "labels", "segments", "input_ids", "expect",
          "chosen", "rejected", "prompt", "completion")  # fmt: skip
 _SEPARATORS = ("sep=,", "sep=;", "sep=\t")
 _VERDICTS = ("label", "kto_tag")
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-_TABLES = {
-    b"PAR1\x15": "Parquet; name it `….parquet`", b"ARROW1\0": "Arrow; name it `….arrow`",
-    b"SQLite format 3\0": "an SQLite database", b"%PDF-": "a PDF",
-}  # fmt: skip
 
 Located = tuple[int, dict[str, Any] | RowError]
 
@@ -133,7 +125,7 @@ def columnar_rows(path: Path) -> Iterator[Located]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         with fs.explained(f"can't read `{path}`"), path.open("rb") as file:
-            told = foreign(file.read(HEAD))
+            told = packed.foreign(file.read(packed.HEAD))
         if told and path.suffix.lower() not in told:
             raise HybError(f"`{path}` {told}") from error
         raise HybError(f"`{path}` can't be read: {said[:200]}", hint="is it whole, and a table?") from error
@@ -192,70 +184,3 @@ def _columns(value: dict[str, Any]) -> dict[str, list[Any]] | None:
         return {k: list(v.values()) for k, v in value.items()} if same else None
     one_length = all(isinstance(v, list) for v in value.values()) and len({len(v) for v in value.values()}) == 1
     return value if one_length and any(isinstance(x, str) for v in value.values() for x in v) else None
-
-
-class PackedError(ValueError):
-    """A packed file is damaged, or needs more memory than one should."""
-
-
-def opened(path: Path) -> io.BufferedReader:
-    """The bytes of a file, unpacked when its name ends in `.gz` or `.zst`. Raises OSError; reading, PackedError."""
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        import gzip
-        import zlib
-
-        return io.BufferedReader(_Packed(gzip.open(path, "rb"), (gzip.BadGzipFile, zlib.error)), _UNPACKED)
-    if suffix == ".zst":
-        from backports import zstd
-
-        return io.BufferedReader(_Packed(zstd.open(path, "rb"), (zstd.ZstdError,)), _UNPACKED)
-    return path.open("rb")
-
-
-class _Packed(io.RawIOBase):
-    """What `reader` unpacks; its `errors`, and the end of a file where none should be, become PackedError."""
-
-    def __init__(self, reader: Any, errors: tuple[type[Exception], ...]) -> None:
-        self.reader = reader
-        self.errors: tuple[type[Exception], ...] = (*errors, EOFError)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self.reader.read(len(buffer))
-        except self.errors as error:
-            raise PackedError(str(error)) from error
-        buffer[: len(data)] = data
-        return len(data)
-
-    def tell(self) -> int:
-        return int(self.reader.tell())
-
-    def close(self) -> None:
-        self.reader.close()
-        super().close()
-
-
-def inner_suffix(name: str) -> str:
-    """`.jsonl` for `a.jsonl` and for `a.jsonl.gz`; lower case."""
-    path = Path(name.lower())
-    return Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
-
-
-def foreign(start: bytes) -> str:
-    """What a file is that begins so, where its rows can't be read as text; "" where nothing speaks against it."""
-    half_empty = len(start) >= 4 and not (any(start[:16:2]) and any(start[1:16:2]))
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or half_empty:
-        return "is UTF-16; save the file as UTF-8"
-    if packed := recognise.container(start):
-        known = {"gzip": "; name it `….gz`", "zstd": "; name it `….zst`"}
-        return f"is packed ({packed}){known.get(packed, '; unpack it')}"
-    if start.startswith(b"version https://git-lfs"):
-        return "is only Git LFS's pointer to the file; fetch the file itself (`git lfs pull`)"
-    if start.lstrip()[:6].lower() in (b"<!doct", b"<html>", b"<html "):
-        return "is a web page, not data; was it downloaded from the page about the file?"
-    table = next((what for mark, what in _TABLES.items() if start.startswith(mark)), "")
-    return f"is {table}" if table else ""
