@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ def _csv(text: io.TextIOWrapper, limit: int) -> Iterator[Located]:
     above = 1 if first.rstrip("\r\n") in _SEPARATORS else 0
     first = text.readline(limit) if above else first
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(_then(first, text), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
     try:
         names = [n.strip() for n in next(reader, [])]
         if not any(names):
@@ -71,11 +72,6 @@ def _csv(text: io.TextIOWrapper, limit: int) -> Iterator[Located]:
 def _twice(names: Iterable[str]) -> str:
     """The first name that stands twice; "" where none does."""
     return next((name for name, many in Counter(names).items() if name and many > 1), "")
-
-
-def _then(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _row(names: list[str], cells: list[str]) -> dict[str, Any] | RowError:

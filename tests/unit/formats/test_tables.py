@@ -43,6 +43,7 @@ def test_a_table_is_read_whatever_its_delimiter(tmp_path: Path, name: str, mark:
         ("question,answer\nq,\n", "a.csv:2: has no answer"),
         ("question,question\nq,a\n", "a.csv:1: names the column `question` more than once"),
         ('question,answer\nq,"a\n', "a.csv:2: is broken CSV"),
+        ('question,answer\nq,"a" b\nq,a\n', "a.csv:2: is broken CSV"),
         ("messages,x\n[broken,1\n", "a.csv:2: `messages` is a text"),
         ("question,answer,,\nq,a,,x\n", "a.csv:2: has a cell in a column without a name"),
         ("sep=,\nquestion,question\nq,a\n", "a.csv:2: names the column"),
