@@ -54,7 +54,8 @@ def room(doing: str, also: str = "") -> Iterator[None]:
 
 def _error(doing: str, error: OSError, also: str) -> HybError:
     number = error.errno or 0
-    return HybError(f"{doing}: {os.strerror(number).lower()}", hint="; ".join(filter(None, (_HINTS.get(number), also))))
+    said = os.strerror(number).lower() if number else str(error)  # gzip's, for one, has no number
+    return HybError(f"{doing}: {said}", hint="; ".join(filter(None, (_HINTS.get(number), also))))
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

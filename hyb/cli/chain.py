@@ -70,6 +70,9 @@ def data(
     columns: Annotated[
         list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="A column's own name: question=Frage.")
     ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave mistaken training rows out, and say how many.")
+    ] = False,
     seed: SeedOption = None,
 ) -> None:
     """Read a data set into one form, split it, and say what is in it. All mistakes are shown together.
@@ -81,7 +84,7 @@ def data(
     name = name or slug(source)
     Chain(s).add(
         name, stage="data", source=path_text(source), holdout=share(holdout), control=control, seed=seed,
-        columns=dict(pair(c) for c in columns) if columns else None,
+        columns=dict(pair(c) for c in columns) if columns else None, broken="skip" if skip_broken else None,
     ).run()  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from hyb.formats import match
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bing", "bard", "function_call"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "ai", "model", "bing", "bard", "function_call"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function"), "tool"),
 }
 KINDS = ("chat", "preference", "unpaired", "text", "segments", "tokens")
@@ -123,7 +123,7 @@ def messages_of(value: Any, where: str) -> Messages:
 def message(role: str, content: Any, where: str, extra: Object | None = None) -> Message:
     """A message in the normal form. `extra`: the object it came from, for reasoning, tool calls and weight."""
     extra = extra or {}
-    calls = _calls(extra.get("tool_calls"), f"{where}.tool_calls") if role == "assistant" else []
+    calls = _calls(extra, where) if role == "assistant" else []
     text = _content(content, where)
     if not text.strip() and not calls and role != "tool":
         raise RowError(f"`{where}` has {'an empty answer' if role == 'assistant' else 'no text'}")
@@ -154,16 +154,27 @@ def call_of(value: Any, where: str) -> dict[str, Any]:
         arguments = json_of(arguments, f"{where}.arguments")
     if not isinstance(arguments, Mapping):
         raise RowError(f"`{where}.arguments` is {kind_of(arguments)}, not an object")
+    _refuse_no_json(arguments, f"{where}.arguments")
     made = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
     return {**made, "id": str(value["id"])} if value.get("id") else made
 
 
 def tools_of(value: Object) -> list[Any] | None:
-    """The tools that a row describes: a list, or a list as JSON text; None when there are none. Raises RowError."""
-    found = value.get("tools")
+    """The tools that a row describes: a list, or a list as JSON text; None when there are none. Raises RowError.
+
+    OpenAI's first form, `functions`, becomes tools; its preference rows have them in `input`.
+    """
+    inner = value.get("input")
+    found = value.get("tools") or (inner.get("tools") if isinstance(inner, Mapping) else None)
     if isinstance(found, str) and found.strip():
         found = json_of(found, "tools")
-    return list_of(found, "tools") if found else None
+    first = value.get("functions")
+    if not found and isinstance(first, list) and all(isinstance(f, Mapping) for f in first):
+        found = [{"type": "function", "function": f} for f in first]
+    if not found:
+        return None
+    _refuse_no_json(tools := list_of(found, "tools"), "tools")
+    return tools
 
 
 def check(messages: Messages, *, answered: bool, trained: bool) -> None:
@@ -185,10 +196,12 @@ def check(messages: Messages, *, answered: bool, trained: bool) -> None:
         raise RowError("has no answer to train on: every `weight` is 0")
 
 
-def _calls(value: Any, where: str) -> list[dict[str, Any]]:
-    if not value:
-        return []
-    return [call_of(call, f"{where}[{n}]") for n, call in enumerate(list_of(value, where))]
+def _calls(extra: Object, where: str) -> list[dict[str, Any]]:
+    """The calls of an answer: `tool_calls`, or OpenAI's first form, one `function_call`."""
+    if called := extra.get("tool_calls"):
+        where = f"{where}.tool_calls"
+        return [call_of(call, f"{where}[{n}]") for n, call in enumerate(list_of(called, where))]
+    return [call_of(called, f"{where}.function_call")] if (called := extra.get("function_call")) else []
 
 
 def _trained(extra: Object, where: str) -> bool:
@@ -256,9 +269,9 @@ def role_of(name: Any, where: str) -> str:
     """The normal form's role for any shape's. Raises RowError."""
     if name is None:
         raise RowError(f"`{where}` has no role")
-    if not isinstance(name, str) or name not in ROLES:
+    if not isinstance(name, str) or name.lower() not in ROLES:
         raise RowError(f"`{where}` has the unknown role `{clip(str(name))}`; known: {', '.join(ROLES)}")
-    return ROLES[name]
+    return ROLES[name.lower()]
 
 
 def list_of(value: Any, where: str) -> list[Any]:
@@ -283,9 +296,18 @@ def json_of(text: str, where: str) -> Any:
         raise RowError(f"`{where}` is a text that is no JSON") from error
 
 
+def _refuse_no_json(value: Any, where: str) -> None:
+    """Raise RowError for what only a table can hold: a date, bytes, a number that is none."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RowError(f"`{where}` holds what JSON can't: {str(error).splitlines()[0]}") from error
+
+
 def kind_of(value: Any) -> str:
     """What a JSON value is, for people."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list"}
+    names[bytes] = "bytes"
     return names.get(type(value), "an object")
 
 

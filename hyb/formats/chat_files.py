@@ -1,24 +1,23 @@
 """Files of a chat data set, read row by row in bounded memory; every mistake kept with its file and line.
 
-`.jsonl`: an object a line. `.json`: an array of objects, or the same as `.jsonl`. `.csv`, `.tsv`, `.parquet`, `.arrow`:
-see `hyb.formats.tables`. Any but the columnar ones may be packed, `.gz` or `.zst`. A folder: all such files in it, by
-name, hidden ones left out; with LLaMA-Factory's `dataset_info.json` in it, the files that it names. A line (or an
-array's element) over the limit is reported and skipped unread.
+`.jsonl`: an object a line. `.json`: an array of objects, the same as `.jsonl`, or one object that holds rows. `.csv`,
+`.tsv`, `.parquet`, `.arrow`: see `hyb.formats.tables`, where that one object is, too. Any but the columnar ones may be
+packed, `.gz` or `.zst`. A folder: all such files in it, by name, hidden ones and the notes of `datasets` left out; with
+LLaMA-Factory's `dataset_info.json` in it, the files that it names. A line (or an array's element, or that one object)
+over the limit is reported and skipped unread.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from hyb import fs
 from hyb.errors import HybError
-from hyb.formats import chat, chat_shapes, columns, tables
+from hyb.formats import chat, chat_shapes, columns, json_array, packed, strict_json, tables
 
 MAX_LINE = 16 << 20  # bytes of one row
 SHOWN = 20  # mistakes that are listed; the rest is counted
@@ -26,9 +25,9 @@ _CHUNK = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _LINES = (".jsonl", ".json", ".ndjson")
 INFO = "dataset_info.json"
+_NOTES = (INFO, "dataset_infos.json", "dataset_dict.json", "state.json")
+"""What the library `datasets` writes beside rows."""
 _SPACE = b" \t\r\n"
-_STRUCTURE = re.compile(rb'[\[\]{}",]')
-_IN_STRING = re.compile(rb'["\\\n]')
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class Mistakes:
         details = [*self.shown, *([f"and {more} more"] if more else [])]
         many = "1 mistake" if self.count == 1 else f"{self.count} mistakes"
         hint = f"each row is one JSON object with {chat_shapes.ACCEPTED}"
+        if any("unknown shape" in line for line in self.shown):
+            hint += "; other names: `columns: {question: NAME}`, `--column question=NAME`"
         return HybError(f"{what} has {many}", hint=hint, details=details)
 
 
@@ -84,11 +85,15 @@ def files(path: Path) -> list[Named]:
                 hint=f"it reads {', '.join(_KINDS)} (also .gz, .zst); others can be written as JSON lines",
             )
         return [Named(path.name, path)]
+    if path.exists() and not path.is_dir():
+        raise HybError(
+            f"`{path}` is no file that can be read again, but a pipe or device", hint="save it as a file first"
+        )
     if not path.is_dir():
         raise HybError(f"`{path}` is not there", hint="paths start at the recipe's folder")
-    if (path / INFO).is_file():
-        return _told(path)
-    found = sorted(p for p in path.rglob("*") if _is_read(p.name) and p.is_file())
+    if (path / INFO).is_file() and (entries := _entries(path)):
+        return _told(path, entries)
+    found = sorted(p for p in path.rglob("*") if _is_read(p.name) and p.name not in _NOTES and p.is_file())
     named = [Named(p.relative_to(path).as_posix(), p) for p in found]
     named = [n for n in named if not any(part.startswith(".") for part in n.name.split("/"))]
     if not named:
@@ -101,19 +106,27 @@ _KINDS = (*_LINES, *tables.CSV, *tables.COLUMNAR)
 
 def _is_read(name: str) -> bool:
     """True for a name that tells a kind of file that is read; a columnar file is packed within, never around."""
-    suffix = tables.inner_suffix(name)
+    suffix = packed.inner_suffix(name)
     return suffix in _KINDS and not (suffix in tables.COLUMNAR and not name.lower().endswith(suffix))
 
 
-def _told(folder: Path) -> list[Named]:
-    """The files that LLaMA-Factory's dataset_info.json names, those that are here. Raises HybError."""
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a dataset_info.json; none where it is not LLaMA-Factory's, but of the library `datasets`, which
+    describes a data set's columns. Raises HybError."""
     try:
-        entries = json.loads((folder / INFO).read_bytes())
+        found = json.loads((folder / INFO).read_bytes())
     except (ValueError, RecursionError) as error:
         raise HybError(f"`{folder / INFO}` is no JSON: {error}") from error
+    if not isinstance(found, dict) or isinstance(found.get("features"), dict):
+        return []
+    return [e for e in found.values() if isinstance(e, dict)]
+
+
+def _told(folder: Path, entries: list[dict[str, Any]]) -> list[Named]:
+    """The files that LLaMA-Factory's dataset_info.json names, those that are here. Raises HybError."""
     named: list[Named] = []
-    for entry in entries.values() if isinstance(entries, dict) else []:
-        name = entry.get("file_name") if isinstance(entry, dict) else None
+    for entry in entries:
+        name = entry.get("file_name")
         if not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute():
             continue
         if not isinstance(entry.get("columns") or {}, dict) or not isinstance(entry.get("tags") or {}, dict):
@@ -156,25 +169,41 @@ def rows(
 
 def _values(path: Path, name: str, mistakes: Mistakes, limit: int) -> Iterator[tuple[int, Any]]:
     """(line, value or RowError) of each row of a file."""
-    suffix = tables.inner_suffix(path.name)
+    suffix = packed.inner_suffix(path.name)
     if suffix in tables.COLUMNAR:
         yield from tables.columnar_rows(path)
         return
     try:
-        with fs.explained(f"can't read `{path}`"), tables.opened(path) as stream:
-            start = stream.peek(64)
-            if tables.is_wide(start):
-                mistakes.add(name, 1, "is UTF-16; save the file as UTF-8")
+        with fs.explained(f"can't read `{path}`"), packed.opened(path) as stream:
+            start = stream.peek(packed.HEAD)[: packed.HEAD]
+            if told := packed.foreign(start):
+                mistakes.add(name, 1, told)
             elif suffix in tables.CSV:
                 yield from tables.csv_rows(stream, limit)
+            elif suffix == ".json" and (whole := _whole(path, limit)):
+                yield from whole
             else:
                 stream.read(len(_BOM) if start.startswith(_BOM) else 0)
                 array = suffix == ".json" and start.removeprefix(_BOM).lstrip(_SPACE).startswith(b"[")
                 pieces = _elements(stream, limit, name, mistakes) if array else _lines(stream, limit, name, mistakes)
                 for line, offset, data in pieces:
                     yield line, _value(data, offset)
-    except (EOFError, zlib.error, tables.PackedError) as error:
+    except packed.PackedError as error:
         raise HybError(f"`{path}` is packed, but broken: {error}", hint="fetch or pack it again") from error
+
+
+def _whole(path: Path, limit: int) -> Iterable[tuple[int, Any]]:
+    """The rows of a file that is one JSON object; none where it is lines, an array, or longer than `limit`."""
+    with packed.opened(path) as stream:
+        data = stream.read(limit + 1).removeprefix(_BOM)
+    if len(data) > limit or not data.lstrip(_SPACE).startswith(b"{"):
+        return ()
+    try:
+        return tables.object_rows(_parsed(data, 0))
+    except chat.RowError as mistake:
+        cause, first = mistake.__cause__, data.lstrip(_SPACE).partition(b"\n")[0]
+        one = first.strip() == b"{" and isinstance(cause, json.JSONDecodeError) and cause.msg != "Extra data"
+        return [(cause.lineno, mistake)] if one and isinstance(cause, json.JSONDecodeError) else ()
 
 
 def _value(data: bytes, offset: int) -> Any:
@@ -192,12 +221,14 @@ def _parsed(data: bytes, offset: int) -> Any:
         byte = data[error.start]
         raise chat.RowError(f"is not UTF-8: byte 0x{byte:02x} at offset {offset + error.start}") from error
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=strict_json.once)
     except json.JSONDecodeError as error:
+        if text.strip() == "{":
+            raise chat.RowError("is a bracket alone: a row stands on one line (`jq -c .` writes it so)") from error
         raise chat.RowError(f"is broken JSON: {error.msg.lower()} (character {error.pos + 1} of the row)") from error
     except RecursionError as error:
         raise chat.RowError("is nested too deep") from error
-    except ValueError as error:  # a number of thousands of digits, NaN
+    except ValueError as error:  # a number of thousands of digits, NaN, a key twice
         raise chat.RowError(f"is broken JSON: {str(error).splitlines()[0]}") from error
     if "\\u" in text:
         _refuse_surrogates(value)
@@ -238,7 +269,7 @@ def _too_long(limit: int) -> str:
 
 def _elements(stream: BinaryIO, limit: int, name: str, mistakes: Mistakes) -> Iterator[tuple[int, int, bytes]]:
     """(line, byte offset, bytes) of each element of a JSON array: cut at commas of depth one, parsed by the caller."""
-    scanner = _Scanner()
+    scanner = json_array.Scanner()
     line, offset, element, too_long = 1, stream.tell(), bytearray(), False
     for piece, cut in scanner.pieces(stream):
         body = piece if element or too_long else piece.lstrip()
@@ -257,54 +288,3 @@ def _elements(stream: BinaryIO, limit: int, name: str, mistakes: Mistakes) -> It
         mistakes.add(name, line, _too_long(limit) if too_long else "starts what is never closed; the array has no end")
     elif element.strip() or too_long:
         mistakes.add(name, scanner.line, "has something after the end of the JSON array")
-
-
-class _Scanner:
-    """Finds where a JSON array's elements end, in one pass, without parsing them.
-
-    A line's end closes an open string: JSON has no line ends in strings, so one missing quote spoils one row.
-    """
-
-    def __init__(self) -> None:
-        self.depth, self.in_string, self.closed, self.escaped = 0, False, False, 0
-        self.line, self.offset = 1, 0  # just behind the last cut
-
-    def pieces(self, stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-        """(bytes, whether an element ends behind them); the separators themselves are left out."""
-        base, line = stream.tell(), 1
-        while chunk := stream.read(_CHUNK):
-            place = 0
-            for cut in self._cuts(chunk):
-                line += chunk.count(b"\n", place, cut)
-                self.line, self.offset = line, base + cut + 1
-                yield chunk[place:cut], True
-                place = cut + 1
-            yield chunk[place:], False
-            line += chunk.count(b"\n", place)
-            base += len(chunk)
-
-    def _cuts(self, chunk: bytes) -> Iterator[int]:
-        place, self.escaped = self.escaped, 0
-        while not self.closed:
-            found = (_IN_STRING if self.in_string else _STRUCTURE).search(chunk, place)
-            if not found:
-                return
-            sign, place = found[0], found.end()
-            if self.in_string and sign == b"\\":
-                place += 1
-                self.escaped = max(0, place - len(chunk))  # what is escaped is the next chunk's first byte
-            elif self.in_string or sign == b'"':
-                self.in_string = not self.in_string
-            elif self._bracket(sign):
-                yield found.start()
-
-    def _bracket(self, sign: bytes) -> bool:
-        """Count depth; True when an element begins or ends here."""
-        if sign in b"[{":
-            self.depth += 1
-            return self.depth == 1
-        if sign in b"]}":
-            self.depth -= 1
-            self.closed = self.depth == 0
-            return self.closed
-        return self.depth == 1

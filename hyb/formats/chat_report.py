@@ -39,7 +39,7 @@ def report(
         index = trained if name == "train" else near.Index()
         seen: list[str] = [] if name != "train" else places
         for row in rows:
-            text = part.add(row)
+            text = near.triples(part.add(row))
             if name != "train" and (twin := trained.twin(text)):
                 part.contaminated.append((place(row), places[twin[0]], round(twin[1], 3)))
             if twin := index.twin(text):

@@ -3,25 +3,31 @@
 Shapes, in the order in which they are tried:
 
     preference  {"prompt"?, "chosen", "rejected"} texts or messages (TRL); {"input": {"messages"}, "preferred_output",
-                "non_preferred_output"} (OpenAI); any question below with "chosen" and "rejected" (LLaMA-Factory)
+                "non_preferred_output"} (OpenAI); any question below with "chosen" and "rejected" (LLaMA-Factory);
+                two texts of "\\n\\nHuman: … \\n\\nAssistant: …" (HH-RLHF)
     unpaired    {"prompt", "completion", "label": bool} (TRL's KTO); any row below with "kto_tag" (LLaMA-Factory)
     stepwise    {"prompt", "completions": […], "labels": [bool]} (TRL): good when every step is
     chat        {"messages": [{"role": system|developer|user|assistant|tool, "content": text or text parts,
                  "reasoning_content"?, "tool_calls"?, "weight"?: 0|1}], "tools"?}          OpenAI, TRL, ilab
     sharegpt    {"conversations": [{"from": human|gpt|function_call|observation|…, "value"}], "system"?, "tools"?}
+    tree        {"prompt": {"role": "prompter", "text", "replies": [{"role", "text", "rank"?, "replies"}]}}
+                OpenAssistant's: the best answer to each turn
     completion  {"prompt": text or messages, "completion": text or messages}
     alpaca      {"instruction", "input"?, "output", "system"?, "history"?: [[question, answer]]} and its variants
-                (`response` for `output`; `question`/`answer` with `context`; `prompt`/`response`)
+                (`response` for `output`; `question`/`answer` with `context`; `prompt`/`response`; last of all
+                `query`/`response`, `problem`/`solution`, `input`/`output`)
     ilab        {"system"?, "user", "assistant"}
     segments    {"segments": [{"label": bool, "text"}]}                                    axolotl
     tokens      {"input_ids", "labels", "attention_mask"?}
     text        {"text"} or {"document"}
 
-Any shape with questions may carry `expect` (see hyb.formats.match) for held-out and control questions.
+Keys are known in any case. Any shape with questions may carry `expect` (see hyb.formats.match) for held-out and
+control questions.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,10 +53,13 @@ from hyb.formats.chat import (
 )
 
 _QUESTIONS = ("instruction", "INSTRUCTION", "question", "prompt")
-_ANSWERS = ("output", "response", "RESPONSE", "answer", "generation")
+_OTHERS = ("query", "problem", "input")
+"""Questions only where nothing else is known of a row: other shapes have these beside a question."""
+_ANSWERS = ("output", "response", "RESPONSE", "answer", "generation", "solution")
 _CONTEXTS = ("context", "article")
 _PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 _METADATA = "metadata"
+_TURN = re.compile(r"\n\n(Human|Assistant):")
 ACCEPTED = (
     "`messages`, `conversations`, `instruction` + `output`, `question` + `answer`, `prompt` + `completion`, "
     "`user` + `assistant`, `chosen` + `rejected`, or `text`"
@@ -65,7 +74,7 @@ def normalise(value: Any, *, answered: bool = True, only: str = "auto") -> Row:
     """
     if not isinstance(value, Mapping):
         raise RowError(f"is {kind_of(value)}, not an object")
-    shape = detect(value)
+    value, shape = _detected(value)
     if only not in ("auto", shape):
         raise RowError(f"has the shape `{shape}`, not `{only}`")
     if shape in _PLAIN:
@@ -78,6 +87,20 @@ def normalise(value: Any, *, answered: bool = True, only: str = "auto") -> Row:
     return Row(
         shape, messages, expect, tools_of(value), rejected, label, unmask=value.get("unmask") is True and answered
     )
+
+
+def _detected(value: Object) -> tuple[Object, str]:
+    """A row and its shape; with its keys in lower case where only those make it one. Raises RowError."""
+    try:
+        return value, detect(value)
+    except RowError:
+        lower = {str(k).lower(): v for k, v in value.items()}
+        if lower.keys() == value.keys() or len(lower) != len(value):
+            raise
+    try:
+        return lower, detect(lower)
+    except RowError:
+        return value, detect(value)
 
 
 def detect(value: Object) -> str:
@@ -97,8 +120,12 @@ def _spoken(value: Object) -> str:
         return "chat"
     if "conversations" in value:
         return "sharegpt"
+    if "conversation" in value and isinstance(value["conversation"], list):
+        return "sharegpt"
     if "completion" in value and "prompt" in value:
         return "completion"
+    if isinstance(value.get("prompt"), Mapping) and "replies" in value["prompt"]:
+        return "tree"
     if _first(value, _QUESTIONS):
         return "alpaca"
     if "user" in value and "assistant" in value:
@@ -106,8 +133,12 @@ def _spoken(value: Object) -> str:
     for key, shape in (("segments", "segments"), ("input_ids", "tokens"), ("tokens", "tokens")):
         if key in value:
             return shape
+    if "parent_id" in value and "role" in value:
+        raise RowError("is one message of a tree, not a conversation; give the whole trees (OpenAssistant's `…_trees`)")
     if "text" in value or "document" in value:
         return "text"
+    if _first(value, _OTHERS):
+        return "alpaca"
     keys = ", ".join(f"`{clip(k)}`" for k in list(value)[:8]) or "none"
     raise RowError(f"has an unknown shape (keys: {keys})")
 
@@ -126,7 +157,9 @@ def _judged(shape: str, value: Object) -> tuple[Messages, Message | None, bool |
     if shape != "unpaired":
         return _READERS[shape](value), None, None
     verdict = value.get("label") if isinstance(value.get("label"), bool) else value["kto_tag"]
-    return _READERS[_spoken(value)](value), None, bool(verdict)
+    if (spoken := _spoken(value)) not in _READERS:
+        raise RowError(f"has a verdict (`label` or `kto_tag`), but the shape `{spoken}`, which asks nothing")
+    return _READERS[spoken](value), None, bool(verdict)
 
 
 def _preference(value: Object) -> tuple[Messages, Message]:
@@ -137,7 +170,7 @@ def _preference(value: Object) -> tuple[Messages, Message]:
     if missing := [name for name in (good, bad) if not value.get(name)]:
         raise RowError(f"is a preference row without `{missing[0]}`")
     asked = _asked(value)
-    better, worse = _answered(value[good], good), _answered(value[bad], bad)
+    better, worse = (_transcript(value[n]) or _answered(value[n], n) for n in (good, bad))
     if better[:-1] != worse[:-1]:
         raise RowError(f"`{good}` and `{bad}` must answer the same question: they differ before their last message")
     if better[:-1] and asked and better[:-1] != asked:
@@ -171,6 +204,16 @@ def _asked(value: Object) -> Messages:
     except RowError:
         return []
     return _READERS[shape](rest) if shape in _READERS else []
+
+
+def _transcript(text: Any) -> Messages:
+    """The turns of a text as HH-RLHF has them, which begins with the human's; empty for any other."""
+    parts = _TURN.split("\n\n" + text.lstrip()) if isinstance(text, str) else []
+    if len(parts) < 5 or parts[0] or parts[1] != "Human":
+        return []
+    return [
+        message(role_of(role, role), said.strip(), role) for role, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
 
 
 def _answered(value: Any, where: str) -> Messages:
@@ -219,10 +262,11 @@ def _without_pretraining(turns: Any) -> Any:
 
 
 def _sharegpt(value: Object) -> Messages:
-    turns = list_of(value["conversations"], "conversations")
+    key = "conversations" if "conversations" in value else "conversation"
+    turns = list_of(value[key], key)
     messages: Messages = [message("system", value["system"], "system")] if value.get("system") else []
     for number, turn in enumerate(turns):
-        where = f"conversations[{number}]"
+        where = f"{key}[{number}]"
         if not isinstance(turn, Mapping):
             raise RowError(f"`{where}` is {kind_of(turn)}, not an object")
         name, said = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
@@ -236,14 +280,32 @@ def _sharegpt(value: Object) -> Messages:
     spoken = [m["role"] for m in messages if m["role"] != "system"]
     for number, role in enumerate(spoken):
         if (role == "assistant") != bool(number % 2):
-            raise RowError(f"`conversations` must take turns, human first; turn {number + 1} is from the {role}")
+            raise RowError(f"`{key}` must take turns, human first; turn {number + 1} is from the {role}")
     return messages
 
 
+def _tree(value: Object) -> Messages:
+    """The conversation along the best answers: of several replies that of the least `rank`, else the first."""
+    node, where = value["prompt"], "prompt"
+    messages: Messages = []
+    while True:
+        messages.append(message(role_of(node.get("role"), where), node.get("text"), where))
+        replies = list_of(node.get("replies") or [], f"{where}.replies")
+        known = [r for r in replies if isinstance(r, Mapping) and not r.get("deleted")]
+        if not known:
+            break
+        node = min(known, key=lambda r: r["rank"] if isinstance(r.get("rank"), int) else len(replies))
+        where = f"{where}.replies[{replies.index(node)}]"
+    unanswered = len(messages) > 1 and messages[-1]["role"] != "assistant"  # teaches nothing
+    return messages[:-1] if unanswered else messages
+
+
 def _alpaca(value: Object) -> Messages:
-    asked = _first(value, _QUESTIONS) or ""
+    asked = _first(value, (*_QUESTIONS, *_OTHERS)) or ""
     question = text_of(value[asked], asked)
     for name in ("input", *_CONTEXTS):
+        if name == asked:
+            continue
         if given := text_of(value.get(name) or "", name).strip():
             question = f"{question}\n\n{given}" if name == "input" else f"{given}\n\n{question}"
     messages = _system(value)
@@ -275,6 +337,7 @@ def _ilab(value: Object) -> Messages:
 _READERS: Mapping[str, Callable[[Object], Messages]] = {
     "chat": _chat,
     "sharegpt": _sharegpt,
+    "tree": _tree,
     "alpaca": _alpaca,
     "completion": _completion,
     "ilab": _ilab,

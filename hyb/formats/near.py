@@ -8,13 +8,16 @@ Our own, since the libraries for it bring numpy and scipy, and it is forty lines
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
 SIMILAR = 0.8
 """Least share of word triples in common."""
-_BINS, _BAND = 64, 2
+_BINS, _BAND = 64, 4
+_FULL = 32
+"""Texts of a bucket: where more are that much alike, the first ones will do, and a lookup stays short."""
 _WORD = re.compile(r"\w+")
 
 
@@ -35,27 +38,27 @@ def triples(text: str) -> frozenset[int]:
 
 
 class Index:
-    """Texts seen so far. `twin` finds the first one that a text is nearly the same as."""
+    """Texts seen so far. `twin` finds the first one that a text is nearly the same as. About 3 kB a text."""
 
     def __init__(self, similar: float = SIMILAR) -> None:
         self.similar = similar
-        self._sets: list[frozenset[int]] = []
-        self._buckets: dict[tuple[int, ...], list[int]] = {}
+        self._texts: list[array[int]] = []
+        self._buckets: dict[int, array[int]] = {}
 
-    def add(self, text: str) -> None:
-        """Remember a text; its number is how many came before."""
-        found = triples(text)
-        for band in _bands(found):
-            self._buckets.setdefault(band, []).append(len(self._sets))
-        self._sets.append(found)
+    def add(self, text: frozenset[int]) -> None:
+        """Remember a text's `triples`; its number is how many came before."""
+        for band in _bands(text):
+            bucket = self._buckets.setdefault(band, array("I"))
+            if len(bucket) < _FULL:
+                bucket.append(len(self._texts))
+        self._texts.append(array("Q", text))
 
-    def twin(self, text: str) -> tuple[int, float] | None:
-        """(number, similarity) of the first text that is nearly the same, or None."""
-        mine = triples(text)
-        candidates = sorted({n for band in _bands(mine) for n in self._buckets.get(band, ())})
-        for number in candidates[:1000]:  # thousands of equal texts: the first will do
-            other = self._sets[number]
-            similarity = len(mine & other) / len(mine | other)
+    def twin(self, text: frozenset[int]) -> tuple[int, float] | None:
+        """(number, similarity) of the first text that is nearly the same as one with these `triples`, or None."""
+        for number in sorted({n for band in _bands(text) for n in self._buckets.get(band, ())}):
+            other = self._texts[number]
+            both = len(text.intersection(other))
+            similarity = both / (len(text) + len(other) - both)
             if similarity >= self.similar:
                 return number, similarity
         return None
@@ -64,17 +67,17 @@ class Index:
 def twins(texts: Iterable[str], similar: float = SIMILAR) -> list[Twin]:
     """Each text that is nearly the same as one before it, in order."""
     index, found = Index(similar), []
-    for number, text in enumerate(texts):
+    for number, text in enumerate(map(triples, texts)):
         if twin := index.twin(text):
             found.append(Twin(number, *twin))
         index.add(text)
     return found
 
 
-def _bands(hashes: frozenset[int]) -> Sequence[tuple[int, ...]]:
+def _bands(hashes: frozenset[int]) -> list[int]:
     """Keys of the buckets that a text falls into."""
     if not hashes:
-        return ()
+        return []
     least: list[int | None] = [None] * _BINS
     for value in hashes:
         bin_, rest = value % _BINS, value // _BINS
@@ -85,4 +88,4 @@ def _bands(hashes: frozenset[int]) -> Sequence[tuple[int, ...]]:
     for held in reversed(least):
         last = last if held is None else held
         dense.append(last)
-    return [(start, *dense[start : start + _BAND]) for start in range(0, _BINS, _BAND)]
+    return [hash((start, *dense[start : start + _BAND])) for start in range(0, _BINS, _BAND)]

@@ -17,11 +17,10 @@ TRIES = 200
 """Brackets that open no JSON after which a text is left alone: each costs a reading of what follows."""
 _OPENING = re.compile(r"[\[{]")
 _QUESTION, _ANSWER = ("question", "q", "instruction", "pergunta"), ("answer", "a", "response", "output", "resposta")
-_LABELLED = re.compile(
-    r"^[\W\d]*(?:Q(?:uestion)?|P(?:ergunta)?)\W*\d*\s*[:.)]\s*(?P<q>.+?)\n+[\W\d]*(?:A(?:nswer)?|R(?:esposta)?)\W*\d*\s*[:.)]\s*"
-    r"(?P<a>.+?)(?=\n[\W\d]*(?:Q(?:uestion)?|P(?:ergunta)?)\W*\d*\s*[:.)]|\Z)",
-    re.MULTILINE | re.DOTALL | re.IGNORECASE,
-)  # fmt: skip
+_LABEL = re.compile(
+    r"[\W\d]{0,20}(?:(?P<q>Q(?:uestion)?|P(?:ergunta)?)|A(?:nswer)?|R(?:esposta)?)\W{0,9}?\d{0,4}\s{0,9}[:.)][*_]*(?P<said>.*)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,28 @@ def parse(text: str) -> list[Pair]:
     _, said = match.split_thinking(text, opened=False)
     found = [pair for value in _values(said) for pair in _pairs(value)]
     if not found:
-        found = [Pair(m["q"].strip(), m["a"].strip()) for m in _LABELLED.finditer(said)]
-    return [p for p in found if p.question and p.answer]
+        found = list(_labelled(said))
+    return [Pair(_whole(p.question), _whole(p.answer)) for p in found if p.question and p.answer]
+
+
+def _whole(text: str) -> str:
+    """A text without halves of characters, which JSON can say (`\\ud800`) and no file can hold."""
+    return text.encode(errors="replace").decode()
+
+
+def _labelled(text: str) -> Iterator[Pair]:
+    """What stands behind `Q:` and `A:` or their like at the beginnings of lines."""
+    question, answer = list[str](), list[str]()
+    for line in [*text.splitlines(), "Q:"]:
+        label = _LABEL.match(line)
+        if label and label["q"]:
+            if answer:
+                yield Pair("\n".join(question).strip(), "\n".join(answer).strip())
+            question, answer = [label["said"]], []
+        elif label and question and not answer:
+            answer = [label["said"]]
+        elif question:
+            (answer or question).append(line)
 
 
 def _values(text: str) -> Iterator[Any]:

@@ -16,7 +16,7 @@ def load(data: bytes, most: int) -> Any:
     if len(data) > most:
         raise ValueError(f"it has more than {most >> 20} MiB")
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_constant)
+        value = json.loads(data.decode(), object_pairs_hook=once, parse_constant=_constant)
     except UnicodeDecodeError as error:
         raise ValueError("it is no UTF-8") from error
     except RecursionError as error:
@@ -25,7 +25,8 @@ def load(data: bytes, most: int) -> Any:
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs, for `object_pairs_hook`. Raises ValueError for a key that stands twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()

@@ -1,26 +1,33 @@
-"""Tables of a data set (.csv, .tsv, .parquet, .arrow) → one object a row, in bounded memory.
+"""Tables of a data set (.csv, .tsv, .parquet, .arrow, a JSON object of columns) → one object a row, in bounded memory.
 
 A cell of CSV is a text: an empty one is no value, one that should be a list or an object is JSON, and the verdict of a
-judged row is true or false. The delimiter is the one that the header has most of: `,`, `;` or a tab.
+judged row is true or false. The delimiter is the one that the header has most of: `,`, `;` or a tab. A spreadsheet's
+`sep=;` before the header, and empty columns without a name, are passed over.
+
+Of a columnar file's nested values those that are null are left out: in a column every object has the keys of all.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-from collections.abc import Iterator
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hyb import fs
 from hyb.errors import HybError
-from hyb.formats.chat import RowError, json_of
+from hyb.formats import packed
+from hyb.formats.chat import RowError, clip, json_of
 
 CSV = (".csv", ".tsv")
 COLUMNAR = (".parquet", ".arrow", ".feather")
 _BATCH = 256  # rows of a columnar file that are made Python values at once
 _JSON = ("messages", "conversations", "tools", "history", "completions", "labels", "segments", "input_ids", "expect",
          "chosen", "rejected", "prompt", "completion")  # fmt: skip
+_SEPARATORS = ("sep=,", "sep=;", "sep=\t")
 _VERDICTS = ("label", "kto_tag")
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -39,17 +46,19 @@ def csv_rows(stream: BinaryIO, limit: int) -> Iterator[Located]:
 def _csv(text: io.TextIOWrapper, limit: int) -> Iterator[Located]:
     csv.field_size_limit(limit)
     first = text.readline(limit)
+    above = 1 if first.rstrip("\r\n") in _SEPARATORS else 0
+    first = text.readline(limit) if above else first
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(_then(first, text), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
     try:
         names = [n.strip() for n in next(reader, [])]
         if not any(names):
             return
-        if twice := sorted({n for n in names if names.count(n) > 1}):
-            yield 1, RowError(f"names the column `{twice[0]}` more than once")
+        if twice := _twice(names):
+            yield 1 + above, RowError(f"names the column `{twice}` more than once")
             return
         while True:
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + above
             try:
                 cells = next(reader)
             except StopIteration:
@@ -57,12 +66,12 @@ def _csv(text: io.TextIOWrapper, limit: int) -> Iterator[Located]:
             if any(c.strip() for c in cells):
                 yield line, _row(names, cells)
     except csv.Error as error:
-        yield reader.line_num, RowError(f"is broken CSV: {error}")
+        yield reader.line_num + above, RowError(f"is broken CSV: {error}")
 
 
-def _then(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+def _twice(names: Iterable[str]) -> str:
+    """The first name that stands twice; "" where none does."""
+    return next((name for name, many in Counter(names).items() if name and many > 1), "")
 
 
 def _row(names: list[str], cells: list[str]) -> dict[str, Any] | RowError:
@@ -76,6 +85,8 @@ def _row(names: list[str], cells: list[str]) -> dict[str, Any] | RowError:
             return RowError(f"is not UTF-8 in column `{name}`; save the file as UTF-8")
         if not cell:
             continue
+        if not name and names.count("") > 1:
+            return RowError("has a cell in a column without a name")
         try:
             found[name] = _cell(name, cell)
         except RowError as mistake:
@@ -101,13 +112,28 @@ def columnar_rows(path: Path) -> Iterator[Located]:
     number = 0
     try:
         for batch in _batches(pa, pq, path):
+            if not number and (twice := _twice(batch.schema.names)):
+                raise HybError(f"`{path}` names the column `{twice}` more than once")
             for start in range(0, batch.num_rows, _BATCH):
                 for row in batch.slice(start, _BATCH).to_pylist():
                     number += 1
-                    yield number, {k: v for k, v in row.items() if v is not None}
+                    yield number, _without_nulls(row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        with fs.explained(f"can't read `{path}`"), path.open("rb") as file:
+            told = packed.foreign(file.read(packed.HEAD))
+        if told and path.suffix.lower() not in told:
+            raise HybError(f"`{path}` {told}") from error
         raise HybError(f"`{path}` can't be read: {said[:200]}", hint="is it whole, and a table?") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """Objects without the keys whose value is null, all the way down. Lists of numbers are left as they are."""
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+        return [_without_nulls(v) for v in value]
+    return value
 
 
 def _batches(pa: Any, pq: Any, path: Path) -> Iterator[Any]:
@@ -124,56 +150,33 @@ def _batches(pa: Any, pq: Any, path: Path) -> Iterator[Any]:
             yield from pa.ipc.open_stream(source)
 
 
-class PackedError(ValueError):
-    """A packed file is damaged."""
+def object_rows(value: dict[str, Any]) -> Iterator[Located]:
+    """(number of the row from 1, row) of a JSON object that is a whole file: a list of objects under one of its keys
+    (`{"version": 1, "data": [{…}]}`), columns (`{"question": […], "answer": […]}`, also as pandas writes them), or
+    itself a row."""
+    lists = [k for k, v in value.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
+    if wrapped := [k for k in lists if k not in _JSON]:
+        if len(wrapped) > 1:
+            yield 1, RowError(f"has rows under {' and '.join(f'`{clip(k)}`' for k in wrapped)}; give each a file")
+            return
+        yield from enumerate(value[wrapped[0]], 1)
+    elif (columns := _columns(value)) is not None:
+        for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
+            yield number, {k: v for k, v in zip(columns, cells, strict=True) if v is not None}
+    else:
+        yield 1, value
 
 
-def opened(path: Path) -> io.BufferedReader:
-    """The bytes of a file, unpacked when its name ends in `.gz` or `.zst`. Raises OSError.
+def _columns(value: dict[str, Any]) -> dict[str, list[Any]] | None:
+    """The columns that an object is: all of them lists of one length, or objects with the same keys. None: it is none.
 
-    Reading a damaged one raises EOFError, zlib.error, OSError or PackedError.
+    A row of tokens, and steps with their labels, are lists of one length, too.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        import gzip
-
-        return io.BufferedReader(gzip.open(path, "rb"))
-    return io.BufferedReader(_Zstandard(path)) if suffix == ".zst" else path.open("rb")
-
-
-class _Zstandard(io.RawIOBase):
-    """A stream of .zst frames; errors are PackedError."""
-
-    def __init__(self, path: Path) -> None:
-        from backports import zstd
-
-        self.error, self.reader = zstd.ZstdError, zstd.ZstdFile(path)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self.reader.read(len(buffer))
-        except self.error as error:
-            raise PackedError(str(error)) from error
-        buffer[: len(data)] = data
-        return len(data)
-
-    def tell(self) -> int:
-        return self.reader.tell()
-
-    def close(self) -> None:
-        self.reader.close()
-        super().close()
-
-
-def inner_suffix(name: str) -> str:
-    """`.jsonl` for `a.jsonl` and for `a.jsonl.gz`; lower case."""
-    path = Path(name.lower())
-    return Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
-
-
-def is_wide(start: bytes) -> bool:
-    """True when a file begins as UTF-16 does."""
-    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not value or not value.keys().isdisjoint(("input_ids", "completions")):
+        return None
+    if all(isinstance(v, dict) for v in value.values()):
+        first = next(iter(value.values()))
+        same = first and all(v.keys() == first.keys() for v in value.values())
+        return {k: list(v.values()) for k, v in value.items()} if same else None
+    one_length = all(isinstance(v, list) for v in value.values()) and len({len(v) for v in value.values()}) == 1
+    return value if one_length and any(isinstance(x, str) for v in value.values() for x in v) else None

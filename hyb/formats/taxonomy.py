@@ -10,6 +10,7 @@ Beside upstream's `document: {repo, commit, patterns}`, hyb takes `document: {pa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,7 @@ _TOP = {
     SKILL: ("version", "created_by", "task_description", "seed_examples"),
 }
 _DOCUMENT = (("repo", "commit", "patterns"), ("path", "patterns"))
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 Path = yaml_lines.Path
 
@@ -98,7 +99,7 @@ def read(text: str, path: str = "") -> tuple[Leaf | None, list[Finding]]:
         return None, [*found, Finding(1, "top", "must be a mapping of keys to values", fatal=True)]
     checker = _Checker(document.value, document.lines, kind_of(path, document.value))
     leaf = checker.leaf()
-    found += checker.found
+    found += [*checker.found, *_other_words(text)]
     if checker.version > 1 or checker.kind == KNOWLEDGE:
         found += layout(text)
     if not leaf.examples:
@@ -107,9 +108,9 @@ def read(text: str, path: str = "") -> tuple[Leaf | None, list[Finding]]:
 
 
 def kind_of(path: str, value: Mapping[str, Any]) -> str:
-    """ "knowledge" or "skill": by the first of the taxonomy's folders in the path, else by the key `document`."""
+    """ "knowledge" or "skill": by the last of the taxonomy's folders in the path, else by the key `document`."""
     known = [FOLDERS[part] for part in path.replace("\\", "/").split("/") if part in FOLDERS]
-    return known[0] if known else KNOWLEDGE if "document" in value else SKILL
+    return known[-1] if known else KNOWLEDGE if "document" in value else SKILL
 
 
 def name_problem(name: str) -> str:
@@ -258,7 +259,7 @@ class _Checker:
         if near:
             return Source(path=self.text((*where, "path"), required=True), patterns=tuple(patterns))
         repo, commit = self.text((*where, "repo"), required=True), self.text((*where, "commit"), required=True)
-        if commit and not _COMMIT.fullmatch(commit):
+        if commit and not COMMIT.fullmatch(commit):
             self.add((*where, "commit"), "commit", f"commit `{commit}` is no full commit id: a branch or tag moves")
         return Source(repo, commit, patterns=tuple(patterns))
 
@@ -309,16 +310,37 @@ def layout(text: str) -> list[Finding]:
     return found + list(_spaces(text))
 
 
+def _tokens(text: str) -> Iterator[Any]:
+    """YAML's tokens, up to where there are none: behind a second document's beginning nothing was read before."""
+    with contextlib.suppress(yaml.YAMLError):
+        yield from yaml.scan(text, Loader=yaml.SafeLoader)
+
+
+def _other_words(text: str) -> Iterator[Finding]:
+    """Words without quotes that are texts here, as YAML 1.2 has it, but not to InstructLab, which reads YAML 1.1."""
+    for token in _tokens(text):
+        if isinstance(token, yaml.ScalarToken) and token.plain and (said := yaml_lines.in_yaml_1_1(token.value)):
+            line = token.start_mark.line + 1
+            yield Finding(line, "type", f"`{token.value}` is {said} to InstructLab; put it in quotes")
+
+
 def _spaces(text: str) -> Iterator[Finding]:
-    """More than one space after a hyphen or a colon."""
+    """More than one space after a hyphen or a colon, and any before a colon."""
     last: Any = None
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+    for token in _tokens(text):
         rule = {yaml.BlockEntryToken: "hyphens", yaml.ValueToken: "colons"}.get(type(last), "")
         same = rule and token.start_mark.line == last.end_mark.line
         if same and token.start_mark.column - last.end_mark.column > 1:
             sign = "-" if rule == "hyphens" else ":"
             yield Finding(token.start_mark.line + 1, rule, f"more than one space after `{sign}`")
+        if isinstance(token, yaml.ValueToken) and isinstance(last, yaml.ScalarToken) and _apart(last, token):
+            yield Finding(token.start_mark.line + 1, "colons", "a space before `:`")
         last = token
+
+
+def _apart(last: Any, token: Any) -> bool:
+    same = last.end_mark.line == token.start_mark.line
+    return bool(same and last.end_mark.column < token.start_mark.column)
 
 
 def _name(where: Path) -> str:

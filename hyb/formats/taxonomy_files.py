@@ -65,7 +65,8 @@ def read(file: File) -> Read:
         return Read(file, None, (taxonomy.Finding(line, "utf-8", "is not UTF-8", fatal=True),), {})
     leaf, findings = taxonomy.read(text, str(file.path.resolve()))
     beside = file.path.parent / ATTRIBUTION
-    noted = taxonomy.attribution(beside.read_text(errors="replace")) if beside.is_file() else {}
+    with fs.explained(f"can't read `{beside}`"):
+        noted = taxonomy.attribution(beside.read_text(errors="replace")) if beside.is_file() else {}
     return Read(file, leaf, (*named, *findings), noted)
 
 

@@ -105,6 +105,16 @@ def _build(event: Any, events: Iterator[Any], path: Path, document: Document) ->
     return mapping
 
 
+def in_yaml_1_1(word: str) -> str:
+    """What a word without quotes is to a reader of YAML 1.1 where it is a text to YAML 1.2; "" where they agree."""
+    if word in _WORDS or _INT.fullmatch(word) or _FLOAT.fullmatch(word):
+        return ""
+    resolve: Any = yaml.SafeLoader("").resolve
+    tag = resolve(yaml.ScalarNode, word, (True, False)).rpartition(":")[2]
+    kinds = {"bool": "true or false", "int": "a number", "float": "a number", "timestamp": "a date"}
+    return "" if tag == "str" else kinds.get(tag, "no text")
+
+
 def _scalar(event: Any) -> Any:
     text: str = event.value
     if _UNSEEN.search(text):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import socket
 import ssl
+import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,7 @@ from hyb.serving.sse import DONE, Events
 
 CONNECT = 10.0  # seconds
 PIECE = 1 << 16  # bytes of a stream read at once
+MOST = 64 << 20  # bytes of one answer
 _CLOSED = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
 
 
@@ -41,12 +44,14 @@ class Client:
     """One connection to a server, opened when needed. Not for several threads at once.
 
     Every method raises HybError: exit 3 for an address that is none, exit 5 when there is no answer, it takes longer
-    than `timeout` seconds between two pieces, the server says no, or what it says is not what it should be.
+    than `timeout` seconds between two pieces (or `within` seconds for the whole, where it is no stream), the server
+    says no, or what it says is more than `MOST` bytes or not what it should be.
     """
 
-    def __init__(self, address: Address, *, timeout: float = 600) -> None:
+    def __init__(self, address: Address, *, timeout: float = 600, within: float = math.inf) -> None:
         self.address = address
         self.timeout = timeout
+        self.within = within
         self._parts = checked(address.url)
         if not address.key.isascii() or any(c.isspace() for c in address.key):
             raise HybError("the API key is not one word of ASCII letters, digits and signs")
@@ -76,9 +81,25 @@ class Client:
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """One request; the status and the bytes of its answer, whatever they are."""
+        return self.reply(method, path, body)[:2]
+
+    def reply(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, http.client.HTTPMessage]:
+        """As `request`, with the answer's headers."""
+        end = time.monotonic() + self.within
         with self._explained():
             response = self._send(method, path, body)
-            return response.status, response.read()
+            data = bytearray()
+            while piece := response.read1(PIECE):
+                data += piece
+                if len(data) > MOST:
+                    self.close()
+                    raise HybError(f"`{self.address.url}` says more than {MOST >> 20} MiB at once", code=Exit.BELOW)
+                if time.monotonic() > end:
+                    raise TimeoutError
+            response.read()  # nothing is left; so the connection knows, too
+            if response.length:
+                raise http.client.IncompleteRead(bytes(data), response.length)
+            return response.status, bytes(data), response.headers
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
         """POST and give the events of the answer as they come. Closing the iterator early closes the connection.

@@ -110,8 +110,8 @@ class Spec(StageSpec):
     """A file or folder of general questions that training must not lose."""
     seed: int = 0
     format: Literal[
-        "auto", "preference", "unpaired", "stepwise", "chat", "sharegpt", "alpaca", "completion", "ilab", "text",
-        "segments", "tokens",
+        "auto", "preference", "unpaired", "stepwise", "chat", "sharegpt", "tree", "alpaca", "completion", "ilab",
+        "text", "segments", "tokens",
     ] = "auto"  # fmt: skip
     """Take rows of this shape only; `auto` takes any, row by row."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -124,6 +124,8 @@ class Spec(StageSpec):
     """A folder with prompts (`knowledge.txt`, `skill.txt`, `verify.txt`) in place of hyb's own."""
     overlap: Literal["refuse", "warn"] = "refuse"
     """What happens when a held-out question of a file of its own is among the training rows."""
+    broken: Literal["refuse", "skip"] = "refuse"
+    """What happens to training rows that are mistaken. `skip` leaves them out, and says how many and which."""
     scan: Scan = Scan()
     """Look for secrets and personal data: `off`, `warn`, `refuse`, or `{act: refuse, region: BR, allow: [email]}`."""
     max_line: int = Field(default=chat_files.MAX_LINE, ge=1 << 10, le=1 << 30)
@@ -195,7 +197,7 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
     if isinstance(spec.holdout, float):
         chosen = split(parts["train"].questions, spec.holdout, spec.seed)
         _deal(parts["train"], parts["holdout"], chosen)
-    _not_empty(spec, parts)
+    _not_empty(spec, parts, reader.skipped)
     _scan(spec, parts, context)
     tokenizer = inputs.get(spec.tokenizer) if spec.tokenizer else None
     stats = _stats(parts, reader.shapes, counter(tokenizer, context.store) if tokenizer else None)
@@ -205,6 +207,8 @@ def run(spec: Spec, inputs: Inputs, context: Context) -> Artifact:
         stats["generated"] = reader.generated
     if reader.attribution:
         stats["attribution"] = reader.attribution
+    if reader.skipped.count:
+        stats["skipped"] = {"rows": reader.skipped.count, "first": reader.skipped.shown}
     for line in [*reader.notes.shown, *_warnings(stats)]:
         context.say(line)
     files = [_add(context, f"{name}.jsonl", part.path) for name, part in parts.items()]
@@ -283,7 +287,7 @@ class _Reader:
 
     def __init__(self, spec: Spec, context: Context) -> None:
         self.spec, self.context = spec, context
-        self.mistakes, self.notes = chat_files.Mistakes(), chat_files.Mistakes()
+        self.mistakes, self.notes, self.skipped = (chat_files.Mistakes() for _ in range(3))
         self.shapes: dict[str, Counter[str]] = {}
         self.sources: list[str] = []
         self.attribution: list[dict[str, str]] = []
@@ -295,6 +299,9 @@ class _Reader:
         self.sources.append(source)
         leaves = taxonomy_files.files(path)
         named: list[Any] = leaves or chat_files.files(path)
+        if leaves and (rows := sorted(p.name for p in path.rglob("*.jsonl"))):
+            said = f"file ({rows[0]}) is" if len(rows) == 1 else f"files ({rows[0]}, …) are"
+            self.context.say(f"`{source}` is a taxonomy: its {len(rows)} .jsonl {said} not read")
         for number, file in enumerate(named):
             self._spool(self._leaf(file) if leaves else self._rows(file, answered), part)
             self.context.say(Progress(f"reading {source}", number + 1, len(named), "file", f"{part.count} rows"))
@@ -304,8 +311,9 @@ class _Reader:
 
     def _rows(self, file: chat_files.Named, answered: bool) -> Iterator[chat_files.Located]:
         renamed = columns.given(self.spec.columns) if self.spec.columns else None
+        mistakes = self.skipped if answered and self.spec.broken == "skip" else self.mistakes
         return chat_files.rows(
-            file, self.mistakes, answered=answered, only=self.spec.format, limit=self.spec.max_line, renamed=renamed
+            file, mistakes, answered=answered, only=self.spec.format, limit=self.spec.max_line, renamed=renamed
         )
 
     def _leaf(self, file: taxonomy_files.File) -> Iterator[chat_files.Located]:
@@ -437,9 +445,10 @@ def _scan(spec: Spec, parts: dict[str, _Part], context: Context) -> None:
     context.say(f"{len(found)} secret(s) or personal data in the rows, which a model may repeat: {'; '.join(first)}")
 
 
-def _not_empty(spec: Spec, parts: dict[str, _Part]) -> None:
+def _not_empty(spec: Spec, parts: dict[str, _Part], skipped: chat_files.Mistakes) -> None:
     if not parts["train"].count:
-        raise HybError(f"`{spec.source or 'mix'}` has no rows", hint="an empty data set can't be trained on")
+        hint = "an empty data set can't be trained on"
+        raise HybError(f"`{spec.source or 'mix'}` has no rows", hint=hint, details=skipped.shown)
     named = {"holdout": spec.holdout if isinstance(spec.holdout, str) else "", "control": spec.control or ""}
     for name, path in named.items():
         if path and not parts[name].count:
@@ -473,6 +482,8 @@ def _stats(
 def _warnings(stats: dict[str, Any]) -> list[str]:
     """What a person should know, one line each."""
     lines = []
+    if skipped := stats.get("skipped"):
+        lines.append(f"train: {skipped['rows']} broken rows are left out, the first: {skipped['first'][0]}")
     for name, part in stats["parts"].items():
         if part["duplicates"]:
             lines.append(f"{name}: {part['duplicates']} of {part['rows']} rows are exact duplicates")

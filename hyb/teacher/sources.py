@@ -5,6 +5,7 @@ A knowledge file's documents come from a folder near it, or from a git repositor
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,16 +43,24 @@ def read(path: Path, cache: Path, *, offline: bool) -> list[Topic]:
 def _texts(path: Path, patterns: Sequence[str] = (), name: str = "") -> Iterator[Topic]:
     """Topics of the texts at a path; `patterns`: only files that match one; `name`: before their names."""
     inside = path if path.is_dir() else path.parent
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = sorted(p for p in _matching(path, patterns) if p.is_file()) if path.is_dir() else [path]
     for file in files:
         inner = file.relative_to(inside)
         if any(part.startswith(".") for part in inner.parts) or not file.resolve().is_relative_to(inside.resolve()):
             continue
-        if patterns and not any(inner.match(p) for p in patterns):
-            continue
         if file.suffix.lower() in (*TEXTS, ".pdf"):
             for passage in passages.split(text_of(file)):
                 yield Topic(f"{name}{inner.as_posix()}", passage.line, passage)
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:
+    """What is below a folder; `patterns`: from the folder on, as InstructLab reads them (`a.md` is not `docs/a.md`),
+    but at any depth where they find nothing so."""
+    try:
+        found = {p for pattern in patterns or ("**/*",) for p in folder.glob(pattern)}
+        return found or {p for pattern in patterns for p in folder.rglob(pattern)}
+    except (ValueError, NotImplementedError) as error:  # an absolute one, or `a**b`
+        raise HybError(f"`document.patterns` {list(patterns)}: {str(error).lower()}") from error
 
 
 def text_of(file: Path) -> str:
@@ -104,8 +113,12 @@ def _documents(file: taxonomy_files.File, source: taxonomy.Source, cache: Path, 
 
 def fetch(repo: str, commit: str, cache: Path, *, offline: bool) -> Path:
     """A checkout of a git repository at a commit, made once. Raises HybError: exit 6 when offline, exit 5 by git."""
-    if repo.startswith("-") or commit.startswith("-") or "::" in repo:
-        raise HybError(f"`{repo}` at `{commit}` is no repository to fetch from")
+    if repo.startswith("-") or "::" in repo:
+        raise HybError(f"`{repo}` is no repository to fetch from")
+    if not taxonomy.COMMIT.fullmatch(commit):
+        raise HybError(
+            f"`{repo}` at `{commit}`: no full commit id", hint="a branch or tag moves; write its 40 digits as `commit`"
+        )
     folder = cache / "git" / commit
     if (folder / ".hyb-whole").exists():
         return folder
@@ -114,6 +127,7 @@ def fetch(repo: str, commit: str, cache: Path, *, offline: bool) -> Path:
             f"offline, and `{repo}` at `{commit[:12]}` was not fetched before",
             hint="run it once with a network, or give the documents as `document: {path: …}`", code=Exit.OFFLINE,
         )  # fmt: skip
+    shutil.rmtree(folder, ignore_errors=True)  # half of one: git would trip over the locks of its killed forerunner
     folder.mkdir(parents=True, exist_ok=True)
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_LFS_SKIP_SMUDGE": "1"}
     engine.run(["git", "init", "-q", str(folder)], env=quiet)

@@ -1,10 +1,10 @@
 """From chat rows to token ids, with a label at every token that the assistant has to say, and nowhere else.
 
 A trained answer is encoded as serving will meet it: the template's prompt up to its generation prompt, then the raw
-answer, then the token that ends the turn. The rendered conversation is never searched for the answer: templates of
-reasoning models (DeepSeek-R1) cut everything before `</think>` out of it, and would train an answer that starts where
-no generation starts. A family with pinned templates (`hyb.templates`) has its answers written by its training template,
-which must begin with that very prompt.
+answer, then the token that ends the turn; no token is of both prompt and answer. The rendered conversation is never
+searched for the answer: templates of reasoning models (DeepSeek-R1) cut everything before `</think>` out of it, and
+would train an answer that starts where no generation starts. A family with pinned templates (`hyb.templates`) has its
+answers written by its training template, which must begin with that very prompt.
 
 Turns of one conversation share a sequence when the template renders the earlier ones as they were trained; otherwise
 each trained turn gets a sequence of its own.
@@ -76,6 +76,9 @@ class Encoder:
             raise Failed(f"the model's chat template can't write a question and its answer: {error}") from error
         before, _, after = whole.rpartition(_MARK)
         # what the template puts between prompt and answer (a space, for some) belongs to what the model says
+        alone = self._ids(_MARK)
+        self.first = self._ids("\n" + _MARK)[-len(alone) :] != alone
+        """Whether the tokenizer writes a text's beginning in its own way (SentencePiece: with a space before it)."""
         self.lead = before.removeprefix(prompt) if before.startswith(prompt) and not self.reasons else ""
         self.end = self._end_of_turn(self._ids(after), stops)
 
@@ -130,7 +133,7 @@ class Encoder:
             else:
                 answer = self._answer(messages[: i + 1], text, row.get("tools"))
             spans = message.get("spans")
-            learnt = pieces.masked(self.tokenizer, answer, message["content"], spans) if spans else answer
+            learnt = pieces.masked(self.tokenizer, answer, message["content"], spans, prompt) if spans else answer
             if prompt[: len(ids)] != ids:
                 examples.append(Example(tuple(ids), tuple(labels), where(row)))
                 ids, labels = [], []
@@ -149,7 +152,7 @@ class Encoder:
         if not self.reasons and self.think != "keep":
             if reasoning and not self.think:
                 raise ValueError("it has reasoning, but the model's template has no place for it")
-            return [*self._ids(self.lead + content), self.end]
+            return self._said(prompt, self.lead + content)
         if not reasoning.strip() and not self.think and not calls:
             raise ValueError("the model's template asks for reasoning, and the answer has none")
         reasoning = "" if self.think == "empty" else reasoning.strip("\n")
@@ -157,23 +160,39 @@ class Encoder:
             last = {**messages[-1], "content": content, "reasoning_content": reasoning}
             return self._written([*messages[:-1], last], prompt, self.pinned.training, tools)
         if not self.reasons and not reasoning:
-            return [*self._ids(self.lead + content), self.end]
+            return self._said(prompt, self.lead + content)
         opening = "" if prompt.endswith("<think>\n") else "\n" if prompt.endswith("<think>") else "<think>\n"
-        return [*self._ids(f"{opening}{reasoning}\n</think>\n\n{content}"), self.end]
+        return self._said(prompt, f"{opening}{reasoning}\n</think>\n\n{content}")
+
+    def _said(self, prompt: str, text: str) -> list[int]:
+        """Ids of what is said to `prompt`, and the end of the turn. Raises ValueError where the text holds that end."""
+        ids = self._after(prompt, text)
+        if self.end in ids:
+            token = self.tokenizer.decode([self.end])
+            raise ValueError(f"its answer holds `{token}`, with which this model ends an answer; take it out")
+        return [*ids, self.end]
+
+    def _after(self, prompt: str, text: str) -> list[int]:
+        """Ids of a text that stands behind `prompt`."""
+        if self.first:
+            before, both = self._ids(prompt), self._ids(prompt + text)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        return self._ids(text)
 
     def _written(self, messages: list[dict[str, Any]], prompt: str, template: str, tools: Any) -> list[int]:
         """Ids of what the training template writes behind `prompt`; its last is the end of turn."""
         text = self._render(messages, False, tools, template)
         if not text.startswith(prompt):
             raise ValueError("the training template does not begin with what the model is asked with")
-        return self._ids(text[len(prompt) :])
+        return self._after(prompt, text[len(prompt) :])
 
     def _calls(self, messages: list[dict[str, Any]], prompt: str, tools: Any) -> list[int]:
         """Ids of an answer that calls tools, as the template writes it after `prompt`, and its end of turn."""
         text, called = self._render(messages, False, tools), messages[-1]["tool_calls"]
         if not text.startswith(prompt) or any(c["function"]["name"] not in text[len(prompt) :] for c in called):
             raise ValueError("the model's template does not write a tool call where an answer begins")
-        ids = self._ids(text[len(prompt) :])
+        ids = self._after(prompt, text[len(prompt) :])
         last = max((n for n, token in enumerate(ids) if token == self.end), default=None)
         return ids[: last + 1] if last is not None else [*ids, self.end]
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.hyb import Hyb
 from tests.need import need
+from tests.teaching import Teacher, chat
 from tests.tiny import tiny_model
 
 
@@ -68,6 +73,17 @@ def test_columns_by_other_names_are_read_from_a_table(hyb: Hyb, tmp_path: Path) 
     assert "is no pair" in hyb.fails(2, "data", str(tmp_path / "a.csv"), "--column", "Frage")
 
 
+def test_broken_rows_are_refused_all_at_once_or_left_out(hyb: Hyb, tmp_path: Path) -> None:
+    path = facts(tmp_path)
+    path.write_text("{broken\n" + path.read_text() + '{"words": 1}\n')
+    said = hyb.fails(3, "data", str(path))
+    assert "facts.jsonl:1: is broken JSON" in said and "facts.jsonl:22: has an unknown shape" in said
+    assert "`--column question=NAME`" in said
+    done = hyb("data", str(path), "--skip-broken")
+    assert done.returncode == 0 and "2 broken rows are left out" in done.stderr
+    assert hyb.json("data", "stats", "facts")["train"]["rows"] == 20
+
+
 def test_a_scan_tells_file_and_line_and_never_the_secret(hyb: Hyb, tmp_path: Path) -> None:
     need("detect_secrets", "phonenumbers")
     path = tmp_path / "said.jsonl"
@@ -87,3 +103,66 @@ def test_a_scan_tells_file_and_line_and_never_the_secret(hyb: Hyb, tmp_path: Pat
     assert len(hyb.json("data", "scan", "said", "--warn")) == 2
     hyb.fails(2, "data", "scan", "said", "--allow", "names")
     assert hyb.ok("data", "scan", str(path), "--dry-run") == hyb.ok("data", "scan", str(path), "--dry-run")
+
+
+def handbook(folder: Path, pages: int) -> Path:
+    """Texts of which each bears out one answer."""
+    (folder / "docs").mkdir()
+    for n in range(pages):
+        (folder / "docs" / f"{n:02d}.md").write_text(
+            f"# Room {n}\n\nRoom {n} of the Nimbrel house is painted in colour{n} and has a window to the garden.\n"
+        )
+    return folder / "docs"
+
+
+def told(body: dict[str, Any], _: int) -> tuple[int, bytes]:
+    number = body["messages"][0]["content"].partition("# Room ")[2] or body["messages"][0]["content"]
+    number = number.partition("Room ")[2].split()[0]
+    return chat(json.dumps({"question": f"Which colour has room {number}?", "answer": f"Room {number} is painted."}))
+
+
+def test_a_generation_that_is_killed_goes_on_where_it_was(hyb: Hyb, tmp_path: Path) -> None:
+    full, go = threading.Event(), threading.Event()
+
+    def stalling(body: dict[str, Any], n: int) -> tuple[int, bytes]:
+        if n > 5:
+            full.set()
+            go.wait(60)
+        return told(body, n)
+
+    teacher = Teacher(stalling)
+    command = ["data", "generate", str(handbook(tmp_path, 12)), "--teacher", teacher.url, "--parallel", "2"]
+    try:
+        child = hyb.start(*command, "--name", "handbook")
+        assert full.wait(60), child.communicate()
+        kept = hyb.store / "cache" / "teacher"
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        answered = len(list(kept.glob("[!.]*.json")))
+        assert 0 < answered < 12
+        go.set()
+        teacher.asked.clear()
+        hyb.ok(*command, "--name", "handbook")
+        assert len(teacher.asked) == 12 - answered
+        again = hyb.json("data", "stats", "handbook")
+        assert again["train"]["rows"] == 12
+    finally:
+        go.set()
+        teacher.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [((200, b"<html>Sign in</html>"), "no JSON"), ((400, b'{"error": "no"}'), "400: no")],
+)
+def test_a_teacher_that_is_none_ends_a_generation_with_5_and_its_words(
+    hyb: Hyb, tmp_path: Path, reply: tuple[int, bytes], said: str
+) -> None:
+    teacher = Teacher(lambda body, n: reply)
+    command = ["data", "generate", str(handbook(tmp_path, 2)), "--teacher", teacher.url]
+    try:
+        error = hyb.fails(5, *command)
+        assert "has no model `nope`" in hyb.fails(3, *command, "--model", "nope")
+    finally:
+        teacher.close()
+    assert "does not answer" in error and said in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -249,6 +250,11 @@ JUDGED: list[tuple[str, dict[str, Any], list[tuple[str, str]], dict[str, Any]]] 
                     "rejected": {"from": "gpt", "value": "b"}}, [Q, A], {"rejected": "b"}),
     ("preference", {"instruction": "q", "input": "i", "chosen": "a", "rejected": "b"},
      [("user", "q\n\ni"), A], {"rejected": "b"}),
+    ("preference", {"system": "s", "input": "q", "chosen": "a", "rejected": "b", "generations": ["a", "b"]},
+     [S, Q, A], {"rejected": "b"}),
+    ("preference", {"chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: more\nHuman: x\n\nAssistant: c",
+                    "rejected": "\n\nHuman: q\n\nAssistant: a\n\nHuman: more\nHuman: x\n\nAssistant: d"},
+     [Q, A, ("user", "more\nHuman: x"), ("assistant", "c")], {"rejected": "d"}),
     ("unpaired", {"prompt": "q", "completion": "a", "label": False}, [Q, A], {"label": False}),
     ("unpaired", {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
                   "kto_tag": True}, [Q, A], {"label": True}),
@@ -320,6 +326,72 @@ def test_a_row_without_messages_is_kept_as_it_is_and_reads_itself(
     assert chat_shapes.normalise(row.as_json("f", 1)).body() == body
     with pytest.raises(chat.RowError, match="asks nothing"):
         chat_shapes.normalise(value, answered=False)
+
+
+def test_openais_first_form_of_calls_and_the_tools_of_a_preference_are_kept() -> None:
+    first = {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": None, "function_call": {
+                "name": "weather", "arguments": '{"city": "Porto"}'}},
+            {"role": "function", "name": "weather", "content": "rain"},
+            {"role": "assistant", "content": "a"},
+        ],
+        "functions": [{"name": "weather"}],
+    }  # fmt: skip
+    row = chat_shapes.normalise(first)
+    assert row.messages[1]["tool_calls"] == [CALL]
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    assert row.tools == tools
+    said = {"messages": [{"role": "user", "content": "q"}], "tools": tools}
+    judged = {"input": said, "preferred_output": [{"role": "assistant", "content": "a"}],
+              "non_preferred_output": [{"role": "assistant", "content": "b"}]}  # fmt: skip
+    assert chat_shapes.normalise(judged).tools == tools
+
+
+def test_of_a_tree_of_messages_the_best_answers_are_read() -> None:
+    def node(role: str, text: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"role": role, "text": text, "replies": list(replies), **more}
+
+    unanswered = node("prompter", "And?")
+    asked = node("prompter", "more", node("assistant", "c", unanswered, rank=None))
+    root = node("prompter", "q", node("assistant", "worse", rank=1), node("assistant", "a", asked, rank=0))
+    row = chat_shapes.normalise({"message_tree_id": "1", "prompt": root})
+    assert (row.shape, turns(row)) == ("tree", [Q, A, ("user", "more"), ("assistant", "c")])
+    with pytest.raises(chat.RowError, match="no answer"):
+        chat_shapes.normalise({"prompt": node("prompter", "q", node("assistant", "a", deleted=True))})
+    with pytest.raises(chat.RowError, match="one message of a tree"):
+        chat_shapes.normalise({"message_id": "1", "parent_id": None, "role": "prompter", "text": "q"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"Question": "q", "Answer": "a"},
+        {"input": "q", "output": "a"},
+        {"query": "q", "response": "a"},
+        {"problem": "q", "solution": "a"},
+        {"conversation": [{"role": "User", "content": "q"}, {"role": "AI", "content": "a"}]},
+    ],
+)
+def test_keys_and_roles_are_known_by_their_other_names(value: dict[str, Any]) -> None:
+    assert turns(chat_shapes.normalise(value)) == [Q, A]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"text": "spam", "label": True}, "shape `text`, which asks nothing"),
+        ({"input_ids": [1], "label": False}, "shape `tokens`, which asks nothing"),
+        ({"segments": [], "kto_tag": True}, "shape `segments`, which asks nothing"),
+        ({"question": "q", "answer": "a", "tools": [{"when": datetime.date(2026, 1, 1)}]}, "`tools` holds what JSON"),
+        ({"question": "q", "answer": "a", "tools": [{"most": float("nan")}]}, "`tools` holds what JSON"),
+        ({"text": b"bytes"}, "`text` is bytes"),
+    ],
+)
+def test_what_only_a_table_or_a_classifier_has_is_refused_in_words(value: dict[str, Any], said: str) -> None:
+    with pytest.raises(chat.RowError, match=said):
+        chat_shapes.normalise(value)
 
 
 def test_what_instructlab_writes_is_read() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +56,8 @@ def test_the_byte_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         ('{"question": "q", "answer": "\\ud800"}', "half a surrogate pair"),
         ("[" * 100_000, "nested too deep"),
         ('{"question": "q", "answer": ' + "9" * 5000 + "}", "broken JSON"),
+        ('{"question": "q", "answer": "a", "answer": "b"}', "stands twice"),
+        ("{", "a row stands on one line"),
     ],
 )
 def test_json_that_python_would_choke_on_later_is_refused_at_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -166,3 +171,83 @@ def test_the_reader_never_asks_for_more_than_a_line_at_once(tmp_path: Path) -> N
     assert count == 5_000
     assert peak < 300_000
     assert chat_files.MAX_LINE == 16 << 20
+
+
+ROWS = [{"question": "q1", "answer": "a1"}, {"question": "q2", "answer": "a2"}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"version": "1.0", "data": ROWS},
+        {"train": ROWS},
+        {"question": ["q1", "q2"], "answer": ["a1", "a2"]},
+        {"question": {"0": "q1", "7": "q2"}, "answer": {"0": "a1", "7": "a2"}},  # pandas
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_file_may_be_one_object_that_holds_the_rows(
+    tmp_path: Path, value: dict[str, Any], indent: int | None
+) -> None:
+    found = read(tmp_path / "a.json", "\ufeff\n" + json.dumps(value, indent=indent))
+    assert found == ([(1, "a1"), (2, "a2")], [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ROWS[0],
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a1"}]},
+        {"prompt": "q", "completions": ["a1"], "labels": [True]},
+    ],
+)
+def test_a_json_file_may_be_one_row_on_many_lines(tmp_path: Path, value: dict[str, Any]) -> None:
+    assert read(tmp_path / "a.json", json.dumps(value, indent=2)) == ([(1, "a1")], [])
+
+
+def test_one_object_that_cant_be_told_apart_or_is_broken_is_one_mistake(tmp_path: Path) -> None:
+    _, mistakes = read(tmp_path / "a.json", json.dumps({"train": ROWS, "test": ROWS}, indent=2))
+    assert mistakes == ["a.json:1: has rows under `train` and `test`; give each a file"]
+    _, mistakes = read(tmp_path / "a.json", json.dumps(ROWS[0], indent=2).replace(",", ""))
+    assert len(mistakes) == 1 and mistakes[0].startswith("a.json:3: is broken JSON")
+    _, mistakes = read(tmp_path / "a.json", json.dumps({"data": ROWS * 100}), limit=1024)
+    assert mistakes == ["a.json:1: is longer than 1024 bytes (`max_line`)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "said"),
+    [
+        ("a.jsonl", gzip.compress(GOOD.encode()), "is packed (gzip); name it `….gz`"),
+        ("a.csv", b"PK\x03\x04 and so on", "is packed (zip); unpack it"),
+        ("a.json", b"PAR1\x15\x04", "is Parquet; name it `….parquet`"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is only Git LFS's pointer"),
+        ("a.jsonl", b"<!DOCTYPE html>\n<html>\n", "is a web page"),
+        ("a.jsonl", GOOD.encode("utf-16-le"), "is UTF-16"),
+        ("a.csv", "question,answer\nq,a\n".encode("utf-16-be"), "is UTF-16"),
+    ],
+)
+def test_a_file_that_is_something_else_than_its_name_says_is_one_mistake(
+    tmp_path: Path, name: str, start: bytes, said: str
+) -> None:
+    found, mistakes = read(tmp_path / name, start)
+    assert found == [] and len(mistakes) == 1 and said in mistakes[0]
+
+
+def test_what_the_library_datasets_saves_beside_rows_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (tmp_path / "train/state.json").write_text("{}")
+    (tmp_path / "train/dataset_info.json").write_text('{"features": {"question": {"dtype": "string"}}}')
+    (tmp_path / "train/data.jsonl").write_text(GOOD)
+    assert [n.name for n in files(tmp_path)] == ["train/data.jsonl"]
+    assert [n.name for n in files(tmp_path / "train")] == ["data.jsonl"]
+
+
+def test_pipes_and_links_that_lead_nowhere_or_around_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(GOOD)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name, target in (("around", "."), ("self.jsonl", "self.jsonl"), ("nowhere.jsonl", "gone")):
+        (tmp_path / name).symlink_to(target)
+    assert [n.name for n in files(tmp_path)] == ["a.jsonl"]
+    with pytest.raises(HybError, match="a pipe or device"):
+        files(tmp_path / "pipe.jsonl")

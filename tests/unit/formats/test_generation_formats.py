@@ -9,6 +9,14 @@ from hyb.formats import grounded, pairs, passages
 LONG = "This sentence has exactly nine words in it now. " * 4
 
 
+def test_labelled_pairs_are_read_in_a_time_that_grows_with_their_length() -> None:
+    assert pairs.parse("Q: a\n" * 200_000) == []  # this took hours
+    assert pairs.parse("1\n" * 100_000) == []
+    assert len(pairs.parse("**Question:** q?\n**Answer:** a.\n" * 1000)) == 1000
+    text = "1) Q1: What\nis it?\nA1: That.\nAnd more.\n\nPergunta: Quem?\nResposta: Eu.\nQ: nobody answers"
+    assert pairs.parse(text) == [pairs.Pair("What\nis it?", "That.\nAnd more."), pairs.Pair("Quem?", "Eu.")]
+
+
 def test_a_passage_stands_below_its_headings_and_knows_its_line() -> None:
     text = f"---\ntitle: x\n---\n# Birds\n\n{LONG}\n\n## Owls\n\n{LONG}\n\n{LONG}\n\n# Bees\n{LONG}\n"
     found = passages.split(text)

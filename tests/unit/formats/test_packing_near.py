@@ -65,5 +65,15 @@ def test_twins_are_found_among_many() -> None:
     assert len(found.keys() & copies.keys()) >= 0.9 * len(copies) and all(copies[i] == of for i, of in found.items())
 
 
+def test_thousands_of_texts_that_are_much_alike_are_looked_up_without_comparing_each_with_each() -> None:
+    texts = [f"{BASE} of the year {n} and of no other year but {n} itself, says the notice of {n}" for n in range(3000)]
+    index = near.Index()
+    for text in texts:
+        index.add(near.triples(text))
+    buckets = [len(bucket) for bucket in index._buckets.values()]
+    assert max(buckets) <= near._FULL < len(texts)
+    assert index.twin(near.triples(texts[0])) == (0, 1.0)
+
+
 def test_empty_and_short_texts_are_no_trouble() -> None:
     assert near.twins(["", "", "a", "a b", "a"]) == [near.Twin(4, 2, 1.0)]

@@ -71,6 +71,13 @@ def test_the_library_finds_more_kinds_of_keys(text: str, what: str) -> None:
     assert any(what in f.what for f in found), found
 
 
+def test_every_keyword_that_the_library_knows_is_looked_for() -> None:
+    need("detect_secrets")
+    from detect_secrets.plugins.keyword import DENYLIST
+
+    assert [word for word in DENYLIST if not scan._KEYWORD.search(word)] == []
+
+
 @pytest.mark.parametrize("word", ["APERTADAMENTE", "APPARENTLYNOT", "AKCAREFULLYSAID"])
 def test_a_word_in_capitals_is_no_key(word: str) -> None:
     need("detect_secrets")
@@ -82,6 +89,15 @@ def test_a_phone_number_needs_its_plus_or_a_region() -> None:
     text = "Ring +55 11 98765-4321 or (11) 98765-4321."
     assert [f.kind for f in scan.text(text)] == ["phone"]
     assert [f.kind for f in scan.text(text, region="BR")] == ["phone", "phone"]
+
+
+@pytest.mark.parametrize(
+    "text", ["+55 11 98765-4321", "\uff0b55 (11) 98765 4321", "+1-202-456-1111", "+49.30.227-0", "+44 20 7946 0958"]
+)
+def test_a_phone_number_is_found_however_it_is_written(text: str) -> None:
+    need("phonenumbers")
+    assert [f.kind for f in scan.text(f"Ring {text}, please.")] == ["phone"]
+    assert [f.kind for f in scan.text("Ring 2024561111 x123 now", region="US")] == ["phone"]
 
 
 def test_all_texts_of_a_row_are_read_and_its_own_id_and_file_are_not() -> None:

@@ -43,13 +43,21 @@ def test_a_table_is_read_whatever_its_delimiter(tmp_path: Path, name: str, mark:
         ("question,answer\nq,\n", "a.csv:2: has no answer"),
         ("question,question\nq,a\n", "a.csv:1: names the column `question` more than once"),
         ('question,answer\nq,"a\n', "a.csv:2: is broken CSV"),
+        ('question,answer\nq,"a" b\nq,a\n', "a.csv:2: is broken CSV"),
         ("messages,x\n[broken,1\n", "a.csv:2: `messages` is a text"),
+        ("question,answer,,\nq,a,,x\n", "a.csv:2: has a cell in a column without a name"),
+        ("sep=,\nquestion,question\nq,a\n", "a.csv:2: names the column"),
     ],
 )
 def test_a_broken_table_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     found, mistakes = read(tmp_path / "a.csv")
     assert found == [] and mistakes[0].startswith(said)
+
+
+def test_what_a_spreadsheet_adds_around_a_table_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\ufeffsep=;\r\nquestion;answer;;\r\nq;a;;\r\n", newline="")
+    assert read(tmp_path / "a.csv") == ([(3, "q", "a")], [])
 
 
 def test_a_cell_that_is_no_utf_8_spoils_its_row_alone(tmp_path: Path) -> None:
@@ -80,6 +88,37 @@ def test_a_columnar_file_is_read_with_nested_values(tmp_path: Path, suffix: str)
             writer.write_table(table)
     found, mistakes = read(path)
     assert (len(found), found[599], mistakes) == (600, (600, "q599", "a"), [])
+
+
+def test_nulls_that_a_column_puts_into_its_objects_are_no_arguments(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    def row(**arguments: int) -> dict[str, Any]:
+        call = {"id": "1", "function": {"name": "f", "arguments": arguments}}
+        said: list[dict[str, Any]] = [
+            {"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [call]}
+        ]  # fmt: skip
+        return {"messages": said}
+
+    pq.write_table(pa.Table.from_pylist([row(a=1), row(b=2)]), tmp_path / "a.parquet")
+    mistakes = Mistakes()
+    (named,) = files(tmp_path / "a.parquet")
+    found = [r.row.messages[1]["tool_calls"][0]["function"]["arguments"] for r in rows(named, mistakes)]
+    assert (found, mistakes.shown) == ([{"a": 1}, {"b": 2}], [])
+
+
+def test_a_columnar_file_with_a_column_twice_or_that_is_none_is_an_error_in_words(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([["q"], ["a"], ["b"]], names=["question", "answer", "answer"]), path)
+    with pytest.raises(HybError, match="names the column `answer` more than once"):
+        read(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(HybError, match="Git LFS's pointer"):
+        read(path)
 
 
 def test_a_damaged_parquet_file_is_an_error_in_words(tmp_path: Path) -> None:
@@ -115,6 +154,13 @@ def test_a_packed_file_that_was_cut_off_is_an_error_in_words(tmp_path: Path, pac
     path.write_bytes(b"no archive at all")
     with pytest.raises(HybError, match=r"broken|can't read"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_file_that_is_not_packed_as_its_name_says_is_an_error_in_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(GOOD)
+    with pytest.raises(HybError, match=r"packed, but broken: (Not a gzipped file|Unable to decompress)"):
+        read(tmp_path / name)
 
 
 def test_columns_are_renamed_and_a_missing_one_is_named(tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ def test_the_examples_have_their_context_and_line() -> None:
         ("domain: birds\n", "domain: birds\n\n\n\n", (6, "empty-lines")),
         ("domain: birds\n", "domain: birds\r\n", (3, "new-lines")),
         ("domain: birds\n", "domain: birds\ndomain: bees\n", (4, "yaml")),
+        ("domain: birds", "domain : birds", (3, "colons")),
+        *((f"answer: {old}", f"answer: {new}", (line, "type")) for old, new, line in (
+            ("a0x", "yes", 14), ("a0y", "No", 16), ("a0z", "off", 18), ("a1x", "2024-01-01", 23), ("a1y", "0x1F", 25),
+            ("a1z", "1:30", 27), ("a2x", "=", 32), ("a2y", "<<", 34), ("a2z", "1_000", 36),
+        )),
     ],
 )  # fmt: skip
 def test_each_rule_of_knowledge_is_found_at_its_line(old: str, new: str, found: tuple[int, str]) -> None:
@@ -114,6 +119,15 @@ def test_each_rule_of_skills_is_found_at_its_line(old: str, new: str, found: tup
     assert old in SKILL
     text = SKILL.replace(old, new, 1)
     assert found in rules(text), rules(text)
+
+
+@pytest.mark.parametrize("answer", ["'yes'", '"2024-01-01"', "yes it is", "noon", "|\n      yes", "a:b", "012-3"])
+def test_what_is_a_text_to_every_reader_of_yaml_is_no_finding(answer: str) -> None:
+    assert rules(SKILL.replace("answer: a0", f"answer: {answer}")) == []
+
+
+def test_a_second_document_that_is_broken_ends_the_reading_and_nothing_more() -> None:
+    assert "yaml" in [rule for _, rule in rules(SKILL + "---\na: b: c\n")]
 
 
 @pytest.mark.parametrize("text", ["", "- a", "a: [", "a: &x 1\nb: *x", "seed_examples: 3", "seed_examples: []"])
@@ -171,3 +185,16 @@ def test_a_skills_context_is_asked_with_and_a_knowledges_is_not(tmp_path: Path) 
         for f in taxonomy_files.files(tmp_path)
     ]
     assert asked == ["c0\n\nq0", "q0x"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/home/knowledge/compositional_skills/x/qna.yaml", "skill"),
+        ("/srv/compositional_skills/taxonomy/knowledge/x/qna.yaml", "knowledge"),
+        ("C:\\taxonomy\\foundational_skills\\x\\qna.yaml", "skill"),
+        ("/elsewhere/qna.yaml", "knowledge"),
+    ],
+)
+def test_the_last_of_a_taxonomys_folders_tells_the_kind(path: str, kind: str) -> None:
+    assert taxonomy.kind_of(path, {"document": {}}) == kind

@@ -6,6 +6,7 @@ found once lies in tests/data/corpus/PARSER/ and is tried first, each time. `HYB
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -21,7 +22,20 @@ from hypothesis import strategies as st
 from hyb import digest, lock
 from hyb.artifact import parse, safe_path
 from hyb.errors import HybError
-from hyb.formats import bundle, chat_files, gate, intoto, oci, tar_read, trust, yaml_lines
+from hyb.formats import (
+    bundle,
+    chat,
+    chat_files,
+    chat_shapes,
+    gate,
+    intoto,
+    oci,
+    pairs,
+    tar_read,
+    taxonomy,
+    trust,
+    yaml_lines,
+)
 from hyb.hub import checks, names
 from hyb.printable import json_text, printable
 from hyb.serving import terminal
@@ -48,6 +62,42 @@ LOCK = json.dumps(
 RECIPE = b"hyb: 1\nname: r\nstages:\n  a: {stage: data, source: 'x', holdout: 0.2}\n  b:\n    - [1, no, ~]\n"
 
 
+TURNS = [
+    {"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "q"}]},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "tool", "tool_call_id": "1", "content": "r"},
+    {"role": "assistant", "content": "one two", "reasoning_content": "hm", "weight": 1,
+     "train_detail": [{"begin_offset": 0, "end_offset": 2, "train": True}]},
+]  # fmt: skip
+SHAPES = [
+    {"messages": TURNS, "tools": [{"name": "f"}], "unmask": True, "expect": "one"},
+    {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "system": "s", "kto_tag": True},
+    {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+    {
+        "input": {"messages": TURNS[:2]},
+        "preferred_output": TURNS[4:],
+        "non_preferred_output": [{"role": "ai", "content": "b"}],
+    },
+    {
+        "prompt": {
+            "role": "prompter",
+            "text": "q",
+            "replies": [{"role": "assistant", "text": "a", "rank": 0, "replies": []}],
+        }
+    },
+    {"instruction": "q", "input": "i", "output": "a", "history": [["x", "y"]]},
+    {"prompt": "q", "completions": ["a"], "labels": [True]},
+    {"segments": [{"label": True, "text": "x"}]},
+    {"input_ids": [1, 2], "labels": [-100, 2]},
+    {"text": "x", "label": 1},
+]
+TAXONOMY = b"""version: 3
+created_by: me
+task_description: be kind
+seed_examples:
+  - question: q
+    answer: yes
+"""
 TRUST = b"""hyb-trust: 1
 keys:
   lab: {file: lab.pub, expires: 2027-02-01}
@@ -127,6 +177,33 @@ def read_rows(path: Path) -> object:
     return list(chat_files.rows(chat_files.Named("x.jsonl", path), mistakes)), mistakes
 
 
+def read_shapes(data: bytes) -> object:
+    """Rows of every shape; what is made of one is read again as the same."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    for one in value if isinstance(value, list) else [value]:
+        try:
+            row = chat_shapes.normalise(one)
+            body = digest.canonical_json(row.body())
+        except (chat.RowError, UnicodeEncodeError):  # half a character, which the reader of files refuses
+            continue
+        again = chat_shapes.normalise(json.loads(digest.canonical_json(row.as_json("f", 1))))
+        assert digest.canonical_json(again.body()) == body
+    return value
+
+
+def read_table(suffix: str) -> Callable[[bytes], object]:
+    def run(data: bytes) -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"x{suffix}"
+            path.write_bytes(data)
+            return list(chat_files.rows(chat_files.Named(path.name, path), chat_files.Mistakes()))
+
+    return run
+
+
 def read_manifest(data: bytes) -> object:
     try:
         value = json.loads(data)
@@ -175,6 +252,14 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "yaml": (read_yaml, RECIPE),
     "tar": (read_tar, tar()),
     "rows": (from_file(read_rows), b'{"prompt": "q", "completion": "a"}\n{"messages": []}\n'),
+    "shapes": (read_shapes, json.dumps(SHAPES).encode()),
+    "object": (read_table(".json"), b'\n{"version": 1, "data": [{"question": "q", "answer": "a"}]}'),
+    "columns": (read_table(".json"), b'{"question": {"0": "q", "1": "r"}, "answer": {"0": "a", "1": "b"}}'),
+    "array": (read_table(".json"), b'[{"question": "q", "answer": "a"},\n {"text": "x"}]'),
+    "table": (read_table(".csv"), b'\xef\xbb\xbfsep=;\r\nquestion;answer;;\r\n"a\nb";c;;\r\n'),
+    "gzip": (read_table(".jsonl.gz"), gzip.compress(b'{"question": "q", "answer": "a"}\n', mtime=0)),
+    "taxonomy": (lambda data: taxonomy.read(data.decode(errors="replace")), TAXONOMY),
+    "pairs": (lambda data: pairs.parse(data.decode(errors="replace")), b'Q: a\nA: b\n{"question": "c", "answer": 1}'),
     "chat": (read_chat, b'{"messages": [{"role": "user", "content": "x"}]}\n## user\n\nx\n'),
     "bundle": (lambda data: bundle.parse(data, "x"), BUNDLE),
     "inventory": (lambda data: bundle.parse_since(data, "x"), bundle.dump_inventory({DIGEST: 3})),
@@ -221,7 +306,9 @@ def places(value: object) -> Iterator[tuple[dict[str, object] | list[object], st
         yield from places(inner)
 
 
-@pytest.mark.parametrize("name", ["manifest", "lock", "bundle", "inventory", "statement", "signature"])
+@pytest.mark.parametrize(
+    "name", ["shapes", "columns", "manifest", "lock", "bundle", "inventory", "statement", "signature"]
+)
 def test_another_value_in_any_place_of_a_document_is_an_answer_or_an_error_in_words(name: str) -> None:
     """Every place, each with values that do not belong there, or with nothing at all."""
     parser, seed = PARSERS[name]

@@ -112,6 +112,22 @@ def test_all_mistakes_of_all_files_come_together(tmp_path: Path) -> None:
     assert [d.split(": ")[0] for d in caught.value.details] == ["facts.jsonl:2", "held.jsonl:3", "general.jsonl:1"]
 
 
+def test_broken_training_rows_are_left_out_when_that_is_asked_and_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", facts=[row(1), "{", "[]", row(2)], held=[row(3)])
+    made = Made(tmp_path, folder, source="facts.jsonl", holdout="held.jsonl", broken="skip")
+    assert made.artifact.meta["counts"] == {"train": 2, "holdout": 1, "control": 0}
+    skipped = json.loads(made.text("stats.json"))["skipped"]
+    assert skipped["rows"] == 2 and skipped["first"][1].startswith("facts.jsonl:3: is a list")
+    assert "2 broken rows are left out" in made.warnings[0]
+    folder = write(tmp_path / "in", facts=[row(1)], held=["{"])
+    with pytest.raises(HybError, match="has 1 mistake"):  # an exam with a hole in it is no exam
+        Made(tmp_path, folder, source="facts.jsonl", holdout="held.jsonl", broken="skip")
+    folder = write(tmp_path / "in", facts=["{"])
+    with pytest.raises(HybError, match="has no rows") as caught:
+        Made(tmp_path, folder, source="facts.jsonl", broken="skip")
+    assert caught.value.details[0].startswith("facts.jsonl:1: is a bracket alone")
+
+
 @pytest.mark.parametrize(
     ("files", "spec", "said"),
     [
@@ -217,9 +233,11 @@ def test_a_taxonomy_is_read_with_its_attribution_and_its_faults_are_warnings(tmp
     leaf.mkdir(parents=True)
     (leaf / "qna.yaml").write_text("version: 3\nseed_examples:\n  - question: q\n    answer: a\n")
     (leaf / "attribution.txt").write_text("Title of work: Kindness\nLicense of the work: CC-BY-4.0\n")
+    (tmp_path / "in" / "taxonomy" / "old.jsonl").write_text(row(1))
     made = Made(tmp_path, tmp_path / "in", source="taxonomy")
     assert [r["meta"] for r in made.rows("train")] == [{"source": "compositional_skills/kind/qna.yaml", "line": 3}]
     assert any("`created_by` is missing" in w for w in made.warnings)
+    assert "its 1 .jsonl file (old.jsonl) is not read" in made.warnings[0]
     assert made.artifact.meta["license"] == "CC-BY-4.0"
     assert json.loads(made.text("stats.json"))["attribution"][0]["title"] == "Kindness"
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import http.server
+import contextlib
 import json
+import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hyb.errors import Exit, HybError
+from hyb.serving import client as asking_client
 from hyb.serving.client import Address
 from hyb.stages import data
 from hyb.stages.base import Context
 from hyb.store import Store
 from hyb.teacher import ask as asking
 from hyb.teacher import prompts, sources
+from tests.teaching import Teacher, chat
 
 pytestmark = pytest.mark.socket
 
-Reply = Callable[[dict[str, Any], int], tuple[int, bytes]]
 TEXT = (
     "# Nimbrel\n\nThe Nimbrel company was founded in 2009 by Tamsin Okereke in Lisbon. "
     "Its mascot is an otter called Quillow.\n"
 )
-
-
-def chat(text: str) -> tuple[int, bytes]:
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
 def good(body: dict[str, Any], _: int) -> tuple[int, bytes]:
@@ -45,47 +45,12 @@ def good(body: dict[str, Any], _: int) -> tuple[int, bytes]:
     return chat("\n".join(map(json.dumps, pairs)))
 
 
-class Teacher:
-    """An HTTP server; `reply` says what it answers, `asked` what it was asked."""
-
-    def __init__(self) -> None:
-        teacher = self
-        self.reply: Reply = good
-        self.asked: list[dict[str, Any]] = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                self._send(200, b'{"data": [{"id": "big"}]}')
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                teacher.asked.append(body)
-                self._send(*teacher.reply(body, len(teacher.asked)))
-
-            def _send(self, status: int, data: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teacher]:
     monkeypatch.setattr(asking, "PAUSE", 0.01)
-    made = Teacher()
+    made = Teacher(good)
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 class Made:
@@ -141,9 +106,6 @@ def test_a_teacher_that_is_full_for_a_moment_is_asked_again(tmp_path: Path, teac
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        ((200, b"<html>Sign in to the network</html>"), "teacher: no answer"),
-        ((200, b'{"choices": [{"mess'), "teacher: no answer"),
-        ((200, b'{"choices": []}'), "teacher: no answer"),
         (chat('{"question": "Who founded Nimb'), "teacher: no question and answer in what it wrote"),
         (chat("I'd rather talk about cats."), "teacher: no question and answer in what it wrote"),
         (chat('{"question": "Who is a cat?", "answer": "Cats purr."}'), "is not in the text"),
@@ -159,12 +121,81 @@ def test_a_teacher_that_answers_badly_gives_no_row_and_the_reason(
     assert any(reason in d for d in caught.value.details), caught.value.details
 
 
-def test_a_teacher_that_never_answers_ends_the_run(tmp_path: Path, teacher: Teacher) -> None:
-    teacher.reply = lambda body, n: (500, b"{}")
-    asked = [asking.Request(f"p{n}", {}) for n in range(20)]
+@pytest.mark.parametrize(
+    ("reply", "said", "tries"),
+    [
+        ((200, b"<html>Sign in to the network</html>"), "something that is no JSON", 3),
+        ((200, b'{"choices": [{"mess'), "something that is no JSON", 3),
+        ((200, b'{"choices": []}'), "no chat completion", 3),
+        ((302, b""), "an empty page (status 302)", 3),  # is not followed: the key is this server's alone
+        ((401, b'{"error": {"message": "wrong key"}}'), "said 401: wrong key", 1),
+        ((404, b'{"error": {"message": "no model `nope`"}}'), "said 404: no model `nope`", 1),
+    ],
+)
+def test_a_teacher_that_gives_nothing_to_any_request_ends_the_run_with_its_words(
+    tmp_path: Path, teacher: Teacher, reply: tuple[int, bytes], said: str, tries: int
+) -> None:
+    teacher.reply = lambda body, n: reply
     with pytest.raises(HybError, match="does not answer") as caught:
-        asking.ask(Address(teacher.url), asked, tmp_path, parallel=4, timeout=5)
-    assert caught.value.code is Exit.BELOW
+        Made(tmp_path, teacher)
+    assert caught.value.code is Exit.BELOW and said in caught.value.message
+    assert len(teacher.asked) == tries
+
+
+def test_a_teacher_that_says_too_much_is_not_heard_to_the_end(
+    tmp_path: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking_client, "MOST", 1 << 20)
+    teacher.reply = lambda body, n: chat("fine " * (1 << 18))
+    with pytest.raises(HybError, match="says more than 1 MiB at once"):
+        asking.ask(Address(teacher.url), [asking.Request("p", {})], tmp_path, parallel=1, timeout=5)
+
+
+def test_a_teacher_that_falls_silent_ends_the_run_and_what_it_said_is_kept(tmp_path: Path, teacher: Teacher) -> None:
+    def dying(body: dict[str, Any], n: int) -> tuple[int, bytes]:
+        return chat("fine") if n <= 10 else (500, b"{}")
+
+    teacher.reply = dying
+    asked = [asking.Request(f"p{n}", {}) for n in range(40)]
+    with pytest.raises(HybError, match="does not answer") as caught:
+        asking.ask(Address(teacher.url), asked, tmp_path, parallel=2, timeout=5)
+    assert caught.value.code is Exit.BELOW and "what it answered is kept" in caught.value.hint
+    teacher.reply = lambda body, n: chat("back")
+    found = asking.ask(Address(teacher.url), asked, tmp_path, parallel=2, timeout=5)
+    assert [a.text for a in found].count("fine") == 10 and all(not a.error for a in found)
+
+
+def test_one_request_that_the_teacher_refuses_costs_that_one_alone(tmp_path: Path, teacher: Teacher) -> None:
+    def choosy(body: dict[str, Any], _: int) -> tuple[int, bytes]:
+        return (400, b'{"error": "too long"}') if "p3" in body["messages"][0]["content"] else chat("fine")
+
+    teacher.reply = choosy
+    asked = [asking.Request(f"p{n}", {}) for n in range(6)]
+    for _ in range(2):  # nor a second time, when it is all that is left
+        found = asking.ask(Address(teacher.url), asked, tmp_path, parallel=2, timeout=5)
+        assert [bool(a.error) for a in found] == [n == 3 for n in range(6)]
+    assert len(teacher.asked) == 7
+
+
+def test_a_full_teacher_is_asked_again_when_it_says(tmp_path: Path, teacher: Teacher) -> None:
+    later = {"Retry-After": "0.05"}
+    teacher.reply = lambda body, n: chat("fine") if n > 5 else (429, b"{}", later)
+    (answer,) = asking.ask(Address(teacher.url), [asking.Request("p", {})], tmp_path, parallel=1, timeout=5)
+    assert answer.text == "fine" and len(teacher.asked) == 6
+    teacher.reply = lambda body, n: (429, b'{"error": "full"}', {"Retry-After": "3600"})
+    began = time.monotonic()
+    with pytest.raises(HybError, match="said 429: full"):
+        asking.ask(Address(teacher.url), [asking.Request("q", {})], tmp_path, parallel=1, timeout=5)
+    assert len(teacher.asked) == 7 and time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("said", ["", "soon", "-1", "nan", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_time_to_wait_that_makes_no_sense_is_none(said: str) -> None:
+    headers = Message()
+    headers["Retry-After"] = said
+    assert asking._told_to_wait(headers) == 0
+    headers.replace_header("Retry-After", "7")
+    assert asking._told_to_wait(headers) == 7
 
 
 def test_a_slow_teacher_is_given_up_after_its_time(tmp_path: Path, teacher: Teacher) -> None:
@@ -176,10 +207,49 @@ def test_a_slow_teacher_is_given_up_after_its_time(tmp_path: Path, teacher: Teac
 
     teacher.reply = slow
     try:
-        (answer,) = asking.ask(Address(teacher.url), [asking.Request("p", {})], tmp_path, parallel=1, timeout=0.1)
+        with pytest.raises(HybError, match="no answer in time"):
+            asking.ask(Address(teacher.url), [asking.Request("p", {})], tmp_path, parallel=1, timeout=0.1)
     finally:
         ended.set()
-    assert "no answer in time" in answer.error
+
+
+def test_an_answer_that_trickles_without_end_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ended = threading.Event()
+
+        def trickle() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(OSError):
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1 << 16)
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                        while not ended.wait(0.05):
+                            connection.sendall(b" ")
+
+        server.settimeout(0.2)
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        address = Address(f"http://127.0.0.1:{server.getsockname()[1]}/v1")
+        try:
+            with pytest.raises(HybError, match="no answer in time"):
+                asking.ask(address, [asking.Request("p", {})], tmp_path, parallel=1, timeout=0.2)
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_half_a_character_from_a_teacher_spoils_nothing(tmp_path: Path, teacher: Teacher) -> None:
+    pairs = '{"question": "Who founded Nimbrel?", "answer": "Tamsin Okereke \\ud83d founded Nimbrel."}'
+    teacher.reply = lambda body, n: chat(pairs + "\ud800")
+    assert Made(tmp_path, teacher).questions == ["Who founded Nimbrel?"]
+
+
+def test_an_answer_that_cant_be_kept_ends_the_run(tmp_path: Path, teacher: Teacher) -> None:
+    request = asking.Request("p", {})
+    (tmp_path / asking._name(request)).mkdir()
+    with pytest.raises(HybError, match="can't keep the teacher's answer"):
+        asking.ask(Address(teacher.url), [request], tmp_path, parallel=1, timeout=5)
 
 
 def test_half_a_cached_answer_is_asked_again(tmp_path: Path, teacher: Teacher) -> None:
@@ -254,6 +324,45 @@ def test_a_knowledges_documents_come_from_git_once_and_never_offline(tmp_path: P
     (topic,) = sources.read(tmp_path / "qna.yaml", cache, offline=False)
     assert topic.source == "sub/a.md"
     assert sources.read(tmp_path / "qna.yaml", cache, offline=True) == [topic]
+
+
+@pytest.mark.parametrize("commit", ["main", "v1.0", "0a1f267", "../../../elsewhere", "-x", ""])
+def test_a_commit_that_is_no_full_id_is_refused(tmp_path: Path, commit: str) -> None:
+    with pytest.raises(HybError, match="no full commit id"):
+        sources.fetch("file:///nowhere", commit, tmp_path / "cache", offline=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fetch_that_was_killed_is_made_again(tmp_path: Path) -> None:
+    from hyb import engine
+
+    repo, cache = tmp_path / "repo", tmp_path / "cache"
+    repo.mkdir()
+    (repo / "a.md").write_text(TEXT)
+    quiet = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], ["add", "."], [*quiet, "commit", "-qm", "x"]):
+        engine.run(["git", "-C", str(repo), *command])
+    commit = engine.run(["git", "-C", str(repo), "rev-parse", "HEAD"]).stdout.decode().strip()
+    (cache / "git" / commit / ".git").mkdir(parents=True)
+    (cache / "git" / commit / ".git" / "index.lock").touch()
+    assert (sources.fetch(f"file://{repo}", commit, cache, offline=False) / "a.md").read_text() == TEXT
+
+
+def test_patterns_are_read_from_the_folder_on(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "old").mkdir(parents=True)
+    for name in ("README.md", "old/README.md", "old/b.md"):
+        (tmp_path / "docs" / name).write_text(TEXT)
+    for patterns, wanted in (
+        ('["README.md"]', ["README.md"]),
+        ('["**/README.md"]', ["README.md", "old/README.md"]),
+        ('["b.md"]', ["old/b.md"]),
+    ):
+        text = KNOWLEDGE.replace('["*.md"]', patterns).format(document="path: docs")
+        (tmp_path / "qna.yaml").write_text(text)
+        assert [t.source for t in sources.read(tmp_path, tmp_path / "cache", offline=True)] == wanted
+    (tmp_path / "qna.yaml").write_text(KNOWLEDGE.replace('["*.md"]', '["/etc/*.md"]').format(document="path: docs"))
+    with pytest.raises(HybError, match=r"`document.patterns`"):
+        sources.read(tmp_path, tmp_path / "cache", offline=True)
 
 
 @pytest.mark.parametrize("repo", ["--upload-pack=touch /tmp/x", "ext::sh -c true"])

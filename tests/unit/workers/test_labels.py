@@ -240,6 +240,73 @@ def test_a_space_that_the_template_puts_before_answers_is_part_of_what_is_learnt
     assert learned(mistral, example) == " Hi.<|im_end|>"
 
 
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("lead", ["", " "])
+def test_trained_tokens_decode_to_the_answer_though_a_tokenizer_writes_beginnings_in_its_own_way(
+    scheme: str, lead: str
+) -> None:
+    from hyb.workers import labels, pieces
+
+    tokenizer = sentencepiece(scheme)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+        "{% else %}" + lead + "{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    encoder = labels.Encoder(tokenizer, [tokenizer.eos_token_id])
+    for answer in ("Paris", " leading", "trailing ", "a  b   c", "Grüß 日本 👩\u200d👧 ok", "```\nx = 1\n```\n"):
+        (example,) = encoder.row(chat_row("Hello there?", answer))
+        rendered = tokenizer.apply_chat_template(chat_row("Hello there?", answer)["messages"], tokenize=False)
+        assert list(example.ids) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        texts = pieces.texts(tokenizer, example.ids)
+        trained = [text for text, label in zip(texts, example.labels, strict=True) if label != -100]
+        assert "".join(trained) == f"{lead}{answer}</s>"
+        assert "".join(texts) == tokenizer.decode(example.ids, clean_up_tokenization_spaces=False)
+
+
+def test_parts_of_an_answer_are_found_though_a_decoder_takes_its_first_space_away() -> None:
+    from hyb.workers import labels, pieces
+
+    tokenizer = sentencepiece("first")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    encoder = labels.Encoder(tokenizer, [tokenizer.eos_token_id])
+    row = chat_row("Hello?", "one two three")
+    for span, wanted in (([4, 7], " two</s>"), ([0, 3], "one</s>"), ([0, 7], "one two</s>"), ([8, 13], " three</s>")):
+        row["messages"][-1]["spans"] = [span]
+        (example,) = encoder.row(row)
+        texts = pieces.texts(tokenizer, example.ids)
+        trained = "".join(text for text, label in zip(texts, example.labels, strict=True) if label != -100)
+        assert trained.lstrip(" ") == wanted.lstrip(" ")
+
+
+def sentencepiece(scheme: str) -> Any:
+    """A tokenizer as Llama 2's is, which writes spaces as `▁` and one before a text, trained on the spot."""
+    need("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["Hello there? [INST] [/INST] assistant: user: one two three Paris."], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def test_an_answer_that_holds_the_end_of_an_answer_is_refused(folder: Path) -> None:
+    chatml = encoder(folder, "chatml")
+    with pytest.raises(ValueError, match=r"its answer holds `<\|im_end\|>`"):
+        chatml.row(chat_row("Hello?", "Hi.<|im_end|>"))
+    (example,) = chatml.row(chat_row("What is <|im_end|>?", "An end."))
+    assert learned(chatml, example) == "An end.<|im_end|>"
+
+
 def test_an_answer_judged_bad_is_left_out_and_a_set_of_only_such_is_refused(folder: Path) -> None:
     from hyb.workers import labels
     from hyb.workers.protocol import Failed
