@@ -139,6 +139,8 @@ def install_rotation(model: Any, functional: Any) -> bool:
     angles = torch.randn(1, 5, width // 2, generator=generator).to(device).repeat(1, 1, 2)
     cos, sin = angles.cos().to(kind), angles.sin().to(kind)
     fast: Rotation = functional.liger_rope if functional else rotate
+    if _turns_a_part(own, q, k, cos[..., : width // 2], sin[..., : width // 2]):
+        return False
     try:
         right, found = own(q, k, cos, sin), fast(q.clone(), k.clone(), cos, sin)
     except (TypeError, ValueError, RuntimeError):  # it takes other arguments: not the rotation that we know
@@ -146,4 +148,13 @@ def install_rotation(model: Any, functional: Any) -> bool:
     if not all(close(f, r) for f, r in zip(found, right, strict=True)):
         return False
     file.apply_rotary_pos_emb = fast  # type: ignore[attr-defined]
+    return True
+
+
+def _turns_a_part(own: Rotation, *narrow: torch.Tensor) -> bool:
+    """Whether a rotation takes angles for the first part of a head alone (GPT-NeoX), which ours does not."""
+    try:
+        own(*narrow)
+    except (TypeError, ValueError, RuntimeError):
+        return False
     return True
