@@ -18,7 +18,10 @@ base's arithmetic, nothing computed twice, at the speed of a large matrix produc
     F = 4 N + 6 P + 3.5 A + 4 f H per token      N, P, H parameters of linear layers, LoRA, head; f learnt tokens' share
     A = layers · 4 · heads · d · L / 2           causal attention over rows of L tokens
 
-A loop whose gradient is zero or whose loss does not fall is no result, and the run fails.
+A loop whose gradient is zero or whose loss does not fall is no result. One that can't be run or learns nothing is told
+as such and the others go on; --out is written anew after each, with what it gave or why it gave nothing. At the end a
+row of hyb's without a result is a failure (but for whole logits, which may not fit, and compilation, which needs a
+compiler), as is a peer that learnt nothing.
 """
 
 from __future__ import annotations
@@ -120,6 +123,14 @@ def wait(device: str) -> None:
 
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def free(device: str) -> None:
+    """Give back the memory that torch holds and does not use."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def result(
@@ -254,24 +265,26 @@ def apart(settings: dict[str, Any], folder: Path, wheels: Path | None) -> dict[s
         **os.environ, "PYTHONPATH": os.pathsep.join([*where, str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
-    done = subprocess.run([sys.executable, __file__, "--one", str(path)], env=env, capture_output=True, check=False)
+    command = [sys.executable, __file__, "--one", str(path)]
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=settings["limit"])
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"not done after {settings['limit']} s"}
     if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.returncode}"])[-1]
-        return {"skipped": last[:200]}
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.returncode}"]
+        return {"skipped": lines[-1][:200], "error": lines[-30:]}
     return json.loads(path.with_suffix(".out").read_text())  # type: ignore[no-any-return]
 
 
-def checked(who: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The figures, when something was learnt. Raises SystemExit when not, and when hyb itself could not be run."""
+def wrong(who: str, found: dict[str, Any]) -> str:
+    """Why a row makes the whole run fail; "" when it does not."""
     if "skipped" in found:
-        if who.startswith("hyb") and who not in ("hyb, whole logits", "hyb, compiled"):
-            raise SystemExit(f"{who}: {found['skipped']}")
-        return found
+        may = not who.startswith("hyb") or who in ("hyb, whole logits", "hyb, compiled")
+        return "" if may else f"{who}: {found['skipped']}"
     losses, norms = found["losses"], found["norms"]
     third = max(1, len(losses) // 3)
-    if not all(n > 0 for n in norms) or not sum(losses[-third:]) < sum(losses[:third]):
-        raise SystemExit(f"{who} learnt nothing: losses {losses}, gradient norms {norms}")
-    return found
+    learnt = all(n > 0 for n in norms) and sum(losses[-third:]) < sum(losses[:third])
+    return "" if learnt else f"{who} learnt nothing: losses {losses}, gradient norms {norms}"
 
 
 def unpack(folder: Path | None, into: Path) -> Path | None:
@@ -293,6 +306,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--only", default="", help="names of rows, with semicolons")
+    parser.add_argument("--limit", type=float, default=300, help="seconds that a row may take")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -312,11 +326,12 @@ def main() -> None:
         sys.path[:0] = [str(wheels)] if wheels else []
         make_model(folder / "model", shape, device)
         limit = gemm(device, 256 if options.tiny else 8192)
+        free(device)  # the rows have the GPU to themselves
         common = {"model": str(folder / "model"), "device": device, "tokens": tokens, "length": length}
-        common["steps"] = options.steps
+        common |= {"steps": options.steps, "limit": options.limit}
 
         def run(who: str) -> dict[str, Any]:
-            settings = {**common, "who": who, "levers": HYB.get(who, {})}
+            settings = {**common, "who": who, "levers": dict(HYB.get(who, {}))}
             if options.tiny and who.startswith("hyb"):  # one process: torch is imported once
                 settings["levers"].pop("tokens", None)
                 return hyb(settings)
@@ -332,14 +347,16 @@ def show(
     names: list[str], run: Callable[[str], dict[str, Any]], shape: dict[str, Any], length: int, limit: float,
     out: Path | None,
 ) -> None:  # fmt: skip
-    """Run them one after the other, print each, and keep all."""
+    """Run them one after the other, print and keep each. Raises SystemExit when some are no result."""
     need = flops(shape, length, 1.0)
     print(
         f"matrix product {limit / 1e12:.1f} TFLOP/s; {need / 1e9:.2f} GFLOP a token; limit {limit / need:.0f} tokens/s"
     )
-    kept = []
+    kept, failed = [], []
     for name in names:
-        found = checked(name, run(name))
+        found = run(name)
+        if why := wrong(name, found):
+            failed.append(why)
         if "skipped" in found:
             print(f"{name:40} skipped: {found['skipped']}", flush=True)
         else:
@@ -349,8 +366,10 @@ def show(
             print(f"{name:40} {speed:9.0f} tokens/s {share:5.1f} % {memory:6.2f} GB  loss {first:.2f} to {last:.2f}")
             sys.stdout.flush()
         kept.append({"loop": name, **found})
-    if out:
-        out.write_text(json.dumps({"limit": limit, "flops": need, "rows": kept}, indent=1) + "\n")
+        if out:
+            out.write_text(json.dumps({"limit": limit, "flops": need, "rows": kept}, indent=1) + "\n")
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":

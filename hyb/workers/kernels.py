@@ -7,6 +7,7 @@ takes that module's place: a model that computes something else under the same n
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,17 +16,26 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from hyb.workers.fused import close
+from hyb.workers.protocol import emit
 
 Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def liger(device: torch.device, wanted: bool) -> Any:
-    """Liger's functions (`liger_kernel.transformers.functional`), or None where they can't be used."""
+    """Liger's functions (`liger_kernel.transformers.functional`), or None where they can't be used.
+
+    They are compiled when first called, by Triton with a C compiler of the machine's, which may be missing: so one is.
+    """
     if not wanted or device.type != "cuda":
         return None
     try:
         from liger_kernel.transformers import functional
-    except ImportError:
+
+        one = torch.ones(1, 64, device=device)
+        functional.liger_rms_norm(one, one[0], 1e-6, in_place=False)
+    except (ImportError, AttributeError, TypeError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        if not isinstance(error, ModuleNotFoundError):
+            emit("note", text=f"Liger's kernels can't be used here: {str(error).strip().partition(chr(10))[0]}")
         return None
     return functional
 
@@ -102,7 +112,7 @@ def _norm(module: Any, eps: float, functional: Any) -> bool:
         return functional.liger_rms_norm(x, weight, eps, in_place=False)
 
     def by_torch(x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
+        return torch.nn.functional.rms_norm(x, weight.shape, weight, eps).to(x.dtype)  # autocast may widen it
 
     def ours(x: torch.Tensor) -> torch.Tensor:
         return RmsNorm.apply(x, weight, eps)
@@ -129,6 +139,8 @@ def install_rotation(model: Any, functional: Any) -> bool:
     angles = torch.randn(1, 5, width // 2, generator=generator).to(device).repeat(1, 1, 2)
     cos, sin = angles.cos().to(kind), angles.sin().to(kind)
     fast: Rotation = functional.liger_rope if functional else rotate
+    if _turns_a_part(own, q, k, cos[..., : width // 2], sin[..., : width // 2]):
+        return False
     try:
         right, found = own(q, k, cos, sin), fast(q.clone(), k.clone(), cos, sin)
     except (TypeError, ValueError, RuntimeError):  # it takes other arguments: not the rotation that we know
@@ -136,4 +148,13 @@ def install_rotation(model: Any, functional: Any) -> bool:
     if not all(close(f, r) for f, r in zip(found, right, strict=True)):
         return False
     file.apply_rotary_pos_emb = fast  # type: ignore[attr-defined]
+    return True
+
+
+def _turns_a_part(own: Rotation, *narrow: torch.Tensor) -> bool:
+    """Whether a rotation takes angles for the first part of a head alone (GPT-NeoX), which ours does not."""
+    try:
+        own(*narrow)
+    except (TypeError, ValueError, RuntimeError):
+        return False
     return True

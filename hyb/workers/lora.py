@@ -30,6 +30,11 @@ def target_modules(model: Any, wanted: str | list[str]) -> list[str]:
     head = model.get_output_embeddings()
     linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     names = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if not names:
+        raise Failed(
+            "the model has no linear layer that LoRA could be put on",
+            hint="GPT-2 and its like keep their weights in another form; take a model of the Llama or Qwen kind",
+        )
     if wanted == "all-linear":
         return names
     asked = sorted({wanted} if isinstance(wanted, str) else set(wanted))

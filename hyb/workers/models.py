@@ -43,7 +43,7 @@ def pick_device(device: str = "auto", index: int = 0) -> torch.device:
             hint="`gpus`",
             alone=True,
         )
-    return torch.device(device, index) if index else torch.device(device)
+    return torch.device(device, index) if device == "cuda" else torch.device(device)  # `set_device` wants the index
 
 
 def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
@@ -243,9 +243,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken on `device`; on the CPU also no more than the cgroup leaves."""
+    """Bytes that may still be taken on `device`: on CUDA also what torch holds unused; on the CPU no more than the
+    cgroup leaves."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + idle)
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
     try:
@@ -259,10 +261,9 @@ def free_memory(device: torch.device) -> int:
 
 def room(device: torch.device) -> str:
     """What of a device's memory is free, and what others than this process have, for people."""
-    free = free_memory(device)
     if device.type != "cuda":
-        return f"{free / 1e9:.1f} GB are free"
-    _, total = torch.cuda.mem_get_info(device)
+        return f"{free_memory(device) / 1e9:.1f} GB are free"
+    free, total = torch.cuda.mem_get_info(device)
     ours = torch.cuda.memory_reserved(device)
     return taken(free, total, ours)
 

@@ -18,7 +18,7 @@ import torch
 from hyb.formats.memory import Plan
 from hyb.workers import attention, batches, fused, kernels, loss, shards, varlen
 from hyb.workers.labels import Example
-from hyb.workers.protocol import Failed
+from hyb.workers.protocol import Failed, emit
 
 TRIED = 48  # tokens of each of the rows that are computed twice
 SAME = {torch.float64: (1e-6, 1e-6), torch.float32: (1e-3, 1e-3)}
@@ -56,7 +56,7 @@ class Net:
             right = [self._sample([row]) for row in tried]
         found = self._levers()
         with _probing(self.model):
-            self._compare(self._sample(tried), right)
+            self._compare(self._fast(tried, found), right)
         if self.plan.checkpointing == "full" or (self.plan.checkpointing == "selective" and not found["mlps"]):
             self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         if self.speed.compile:
@@ -118,11 +118,24 @@ class Net:
         with autocast, self.head.only(part.at):
             yield self.model(input_ids=part.ids, use_cache=False, **options).logits
 
+    def _fast(self, rows: Sequence[Example], found: dict[str, int | bool]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`_sample` with the levers on; without the variable-length kernel, where this GPU or this model's width of a
+        head is not one that it is made for."""
+        try:
+            return self._sample(rows)
+        except (RuntimeError, ValueError) as error:
+            if not self.flat or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            emit("note", text=f"no variable-length attention: {str(error).strip().partition(chr(10))[0]}")
+        self.flat = found["varlen"] = False
+        return self._sample(rows)
+
     def _sample(self, rows: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses of rows, and the gradient of their sum by all that is trained."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         losses, _ = self.losses(rows)
-        found = torch.autograd.grad(losses.sum(), trained, allow_unused=True)
+        total = self.total(rows) if self.head.liger else losses.sum()  # Liger's loss has only a sum
+        found = torch.autograd.grad(total, trained, allow_unused=True)
         kept = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
         return losses.detach(), torch.cat([g.flatten() for g in kept])
 

@@ -11,6 +11,8 @@ import inspect
 
 import torch
 
+from hyb.workers.fused import half
+
 
 @functools.cache
 def parameters() -> frozenset[str]:
@@ -30,7 +32,8 @@ def usable(device: torch.device) -> bool:
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, longest: int, scale: float, window: int
 ) -> torch.Tensor:
-    """Causal attention inside each row of a pack. q (tokens, heads, d), k and v (tokens, key heads, d), half precision.
+    """Causal attention inside each row of a pack. q (tokens, heads, d), k and v (tokens, key heads, d), in half
+    precision or under autocast.
 
     `starts`: where each row starts, and the end, int32; `longest`: tokens of the longest row; `window`: how many tokens
     back are seen, 0 for all.
@@ -38,6 +41,7 @@ def attend(
     from torch.nn.attention.varlen import varlen_attn
 
     known, options = parameters(), {}
+    q, k, v = (half(x) for x in (q, k, v))  # it is none of autocast's own: a norm's wider result would be refused
     if "enable_gqa" in known:
         options["enable_gqa"] = k.shape[1] != q.shape[1]
     elif k.shape[1] != q.shape[1]:

@@ -160,6 +160,26 @@ def test_the_variable_length_kernel_of_every_torch_gives_the_same(
         varlen.parameters.cache_clear()
 
 
+def test_a_wider_query_as_a_norm_under_autocast_gives_it_reaches_the_kernel_in_half_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.dtype] = []
+
+    def version(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+        seen.extend(x.dtype for x in (query, key, value))
+        return query
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", version)
+    varlen.parameters.cache_clear()
+    try:
+        q, k, v = (torch.randn(4, 2, 8, dtype=kind) for kind in (torch.float32, torch.bfloat16, torch.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            varlen.attend(q, k, v, torch.tensor([0, 4], dtype=torch.int32), 4, 0.3, 0)
+        assert set(seen) == {torch.bfloat16}
+    finally:
+        varlen.parameters.cache_clear()
+
+
 def test_the_kernel_is_not_taken_on_a_cpu() -> None:
     assert not varlen.usable(CPU)
     assert varlen.parameters() >= {"query", "key", "value"}

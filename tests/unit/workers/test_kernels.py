@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from typing import Any
 
 import pytest
@@ -95,3 +96,19 @@ def test_a_rotation_of_pairs_is_not_taken_for_one_of_halves(monkeypatch: pytest.
 
 def test_ligers_functions_are_for_cuda_alone() -> None:
     assert kernels.liger(torch.device("cpu"), True) is None
+
+
+def test_liger_without_a_compiler_is_left_out_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncompiled(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC\nmore")
+
+    package, functional = types.ModuleType("liger_kernel.transformers"), types.ModuleType("functional")
+    functional.liger_rms_norm = uncompiled  # type: ignore[attr-defined]
+    package.functional = functional  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
+    said: list[str] = []
+    monkeypatch.setattr("torch.ones", lambda *shape, device: torch.zeros(shape))
+    monkeypatch.setattr(kernels, "emit", lambda _, text: said.append(text))
+    assert kernels.liger(torch.device("cuda", 0), True) is None
+    assert said == ["Liger's kernels can't be used here: Failed to find C compiler. Please specify via CC"]

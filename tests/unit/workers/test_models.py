@@ -89,3 +89,45 @@ def test_memory_and_cores_are_those_of_this_machine() -> None:
     assert 1 <= models.usable_cores() <= (os.cpu_count() or 1)
     assert 0 < models.free_memory(cpu) < 1 << 50
     assert 10_000_000 < models.peak_memory(cpu) < 1 << 50
+
+
+def test_a_gpus_device_has_its_number_as_set_device_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("torch", "transformers")
+    from hyb.workers import models
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [models.pick_device("cuda", n).index for n in (0, 1)] == [0, 1]
+
+
+def test_what_torch_holds_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("torch", "transformers")
+    import torch
+
+    from hyb.workers import models
+
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10 << 30, 80 << 30))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 5 << 30)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 2 << 30)
+    assert models.free_memory(torch.device("cuda", 0)) == 13 << 30
+    assert "69.8 GB are taken by other programs" in models.room(torch.device("cuda", 0))
+
+
+def test_a_model_that_caps_the_scores_of_its_attention_is_loaded_with_its_cap(tmp_path: Path) -> None:
+    need("torch", "transformers")
+    import torch
+    import transformers
+
+    from hyb.workers import models
+
+    config = transformers.Gemma2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, attn_logit_softcapping=0.01,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    right = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    right.save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 9, 2, 60]])
+    model = models.load_causal_lm(tmp_path, device="cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, right(input_ids=ids).logits)
