@@ -11,6 +11,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,8 @@ from hyb.errors import Exit, HybError
 from hyb.serving.sse import DONE, Events
 
 CONNECT = 10.0  # seconds
-PIECE = 1 << 16  # bytes of a stream read at once
+PIECE = 1 << 16  # bytes of an answer read at once
+MOST = 64 << 20  # bytes of a whole answer
 _CLOSED = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
 
 
@@ -41,7 +43,8 @@ class Client:
     """One connection to a server, opened when needed. Not for several threads at once.
 
     Every method raises HybError: exit 3 for an address that is none, exit 5 when there is no answer, it takes longer
-    than `timeout` seconds between two pieces, the server says no, or what it says is not what it should be.
+    than `timeout` seconds between two pieces of a stream, or to the end of a whole answer once it has begun, the
+    server says no, or what it says is not what it should be.
     """
 
     def __init__(self, address: Address, *, timeout: float = 600) -> None:
@@ -78,7 +81,24 @@ class Client:
         """One request; the status and the bytes of its answer, whatever they are."""
         with self._explained():
             response = self._send(method, path, body)
-            return response.status, response.read()
+            return response.status, self._whole(response)
+
+    def _whole(self, response: http.client.HTTPResponse) -> bytes:
+        """The rest of an answer: it ends in size and time, whatever the server sends."""
+        data, end, left = bytearray(), time.monotonic() + self.timeout, response.length
+        with response:  # read to its end, its connection can be used again
+            while left is None or len(data) < left:
+                piece = response.read1(PIECE if left is None else min(PIECE, left - len(data)))
+                data += piece
+                if not piece and left is not None:
+                    raise http.client.IncompleteRead(bytes(data))
+                if not piece:
+                    break
+                if len(data) > MOST:
+                    raise ValueError(f"its answer has more than {MOST >> 20} MiB")
+                if time.monotonic() > end:
+                    raise TimeoutError
+        return bytes(data)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
         """POST and give the events of the answer as they come. Closing the iterator early closes the connection.
@@ -90,7 +110,7 @@ class Client:
             with self._explained():
                 response = self._send("POST", path, json.dumps({**body, "stream": True}).encode())
                 if response.status != http.client.OK:
-                    parsed(self.address.url, response.status, response.read())
+                    parsed(self.address.url, response.status, self._whole(response))
             ended = False
             for data in self._events(response):
                 event = {} if data == DONE else _event(self.address.url, data)
@@ -223,7 +243,7 @@ def parsed(url: str, status: int, data: bytes) -> Mapping[str, Any]:
     """The JSON object of an answer. Raises HybError (exit 5) with the server's own words when it says no."""
     try:
         answer = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = "an empty page" if not data else "something that is no JSON"
         hint = "is it the base URL of an API, ending in `/v1`?" if status != http.client.OK else ""
         raise HybError(f"`{url}` answered with {what} (status {status})", hint=hint, code=Exit.BELOW) from error
@@ -247,7 +267,7 @@ def words(answer: Any) -> str:
 def _event(url: str, data: str) -> Mapping[str, Any]:
     try:
         event = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict):
         raise HybError(f"`{url}` sent an event that is no JSON object", code=Exit.BELOW)
