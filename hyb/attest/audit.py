@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 from hyb import lock as lockfile
+from hyb.artifact import File
 from hyb.attest import sbom
 from hyb.attest.trace import read, referrers, trace
 from hyb.errors import HybError
-from hyb.formats.audit import Audit, Exam
+from hyb.formats.audit import DSSE, FILES, SIMPLE, Audit, Bundle, Exam
+from hyb.formats.lineage import mapping
+from hyb.formats.oci import SIMPLE_SIGNING
 from hyb.recipe import Recipe
 from hyb.store import Store
 
@@ -38,7 +44,7 @@ def gather(recipe: Recipe, store: Store) -> Audit:
         and not _said(store, digest, lock.stages[name].key)
     ]  # fmt: skip
     exams = [
-        Exam(name, d, sbom.report_of(store, artifacts[d]), artifacts[d].meta.get("gate", {}))
+        Exam(name, d, sbom.report_of(store, artifacts[d]), mapping(artifacts[d].meta.get("gate")))
         for name, d in made.items()
         if d in artifacts and artifacts[d].kind == "report" and "scores" in artifacts[d].meta
     ]
@@ -58,13 +64,26 @@ def gather(recipe: Recipe, store: Store) -> Audit:
         statements="".join(store.read(n.statement).decode() + "\n" for n in lineage.nodes.values() if n.statement),
         bom=sbom.dump(sbom.bom(store, lineage, recipe.name)),
         bundles={
-            s.digest: a.files[0].blob.digest
+            s.digest: _bundle(store, a.files[0])
             for n in lineage.nodes.values() for s in n.signatures
             if (a := read(store, s.digest)) and a.files
         },
         problems=(*lineage.problems, *wrong),
         hyb=hyb.__version__,
     )  # fmt: skip
+
+
+def _bundle(store: Store, file: File) -> Bundle:
+    """What a signature is kept in, as far as it can be read: the checks on the page tell of the rest."""
+    if file.media_type == SIMPLE_SIGNING:
+        return Bundle(file.blob.digest, SIMPLE)
+    try:
+        envelope = json.loads(store.read(file.blob.digest))["dsseEnvelope"]
+        predicate = json.loads(base64.b64decode(envelope["payload"]))["predicate"]
+        alone = "resources" in predicate and "artifact" not in predicate
+    except (HybError, ValueError, KeyError, TypeError, RecursionError):
+        alone = False
+    return Bundle(file.blob.digest, FILES if alone else DSSE)
 
 
 def _said(store: Store, digest: str, key: str) -> bool:

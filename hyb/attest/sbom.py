@@ -24,6 +24,7 @@ from hyb.store import Store
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
+    from packageurl import PackageURL
 
 _TYPES = {
     "model": "machine-learning-model", "adapter": "machine-learning-model", "dataset": "data", "report": "data",
@@ -138,11 +139,10 @@ def _sources(node: Node) -> Iterable[tuple[str, Component]]:
     """What came from outside: a model on a hub, a package, a file."""
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.component import Component, ComponentType
-    from packageurl import PackageURL
 
     for s in node.sources:
         kind, _, digits = s.digest.partition(":")
-        purl = PackageURL.from_string(s.uri) if s.uri.startswith("pkg:") else None
+        purl = _purl(s.uri)
         hashes = [HashType(alg=HashAlgorithm.SHA_256, content=digits)] if kind == "sha256" else []
         ref = f"source:{s.uri}#{s.digest}"
         what = {"pkg:huggingface/": ComponentType.MACHINE_LEARNING_MODEL, "pkg:pypi/": ComponentType.LIBRARY}
@@ -157,7 +157,6 @@ def _packages(nodes: Iterable[Node]) -> Iterable[Component]:
     """The programs that ran in any step, each version once, with the stages that they ran in."""
     from cyclonedx.model import Property
     from cyclonedx.model.component import Component, ComponentScope, ComponentType
-    from packageurl import PackageURL
 
     ran: dict[tuple[str, str], set[str]] = {}
     for node in nodes:
@@ -166,11 +165,21 @@ def _packages(nodes: Iterable[Node]) -> Iterable[Component]:
     for (name, version), stages in sorted(ran.items()):
         kind, _, package = name.removeprefix("pkg:").partition("/")
         yield Component(
-            name=package, version=version, purl=PackageURL(kind, None, package, version),
+            name=package, version=version, purl=_purl(f"{name}@{version}"),
             type=ComponentType.LIBRARY if kind == "pypi" else ComponentType.APPLICATION,
             bom_ref=f"ran:{kind}/{package}@{version}", scope=ComponentScope.EXCLUDED,
             properties=[Property(name="hyb:ran-in", value=", ".join(sorted(stages)))],
         )  # fmt: skip
+
+
+def _purl(uri: str) -> PackageURL | None:
+    """A package URL as one; None for what is none."""
+    from packageurl import PackageURL
+
+    try:
+        return PackageURL.from_string(uri)
+    except ValueError:
+        return None
 
 
 def _with_cards(document: dict[str, Any], store: Store, lineage: Lineage) -> None:
@@ -221,6 +230,7 @@ def exams(store: Store, lineage: Lineage, speak: Iterable[Artifact]) -> Sequence
 def report_of(store: Store, artifact: Artifact) -> Mapping[str, Any]:
     """An exam's report; its facts alone where the document is not here."""
     try:
-        return dict(json.loads(store.read(artifact.file("report.json").blob.digest)))
-    except (HybError, ValueError):
-        return artifact.meta
+        found = json.loads(store.read(artifact.file("report.json").blob.digest))
+    except (HybError, ValueError, RecursionError):
+        found = artifact.meta
+    return model_card.sound(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,9 @@ from hyb import digest as dg
 from hyb import receipt as receipts
 from hyb import stages
 from hyb.artifact import Artifact, short
-from hyb.errors import HybError
+from hyb.errors import Exit, HybError
 from hyb.formats import intoto, lineage
-from hyb.formats.lineage import Lineage, Node, Signature, Source
+from hyb.formats.lineage import Lineage, Node, Signature, Source, mapping
 from hyb.plan import key_of
 from hyb.store import Store
 
@@ -71,6 +71,14 @@ class _Said:
     statement: Mapping[str, Any]
 
 
+@dataclass
+class _Way:
+    """A node that is being visited, and what it was made from that is still to be looked at."""
+
+    node: Node
+    left: Iterator[str]
+
+
 class _Walk:
     """Depth first; a node is noted when all behind it are."""
 
@@ -84,21 +92,29 @@ class _Walk:
             self.names.setdefault(digest, []).append(name)
         self.referrers = referrers(store)
 
-    def visit(self, digest: str) -> None:
-        """Note a node and all behind it. A loop would do for the depth of chains, but chains are short."""
-        if digest in self.nodes or digest in self.open:
-            return
-        self.open.add(digest)
-        node, named = self._node(digest)
-        for _, below in node.inputs:
-            if below in self.open:
+    def visit(self, root: str) -> None:
+        """Note a node and all behind it."""
+        ways = [] if root in self.nodes else [self._begin(root)]
+        while ways:
+            way = ways[-1]
+            below = next(way.left, None)
+            if below is None:
+                self._end(ways.pop())
+            elif below in self.open:
                 circle = f"it is said to be made from `{short(below)}`, which is made from it: a circle"
-                node = replace(node, problems=(*node.problems, circle))
-            else:
-                self.visit(below)
-        inputs = tuple((name, d) for name, d in node.inputs if d not in self.open)
-        self.open.discard(digest)
-        self.nodes[digest], self.named[digest] = replace(node, inputs=inputs), named
+                way.node = replace(way.node, problems=(*way.node.problems, circle))
+            elif below not in self.nodes:
+                ways.append(self._begin(below))
+
+    def _begin(self, digest: str) -> _Way:
+        self.open.add(digest)
+        node, self.named[digest] = self._node(digest)
+        return _Way(node, iter([d for _, d in node.inputs]))
+
+    def _end(self, way: _Way) -> None:
+        inputs = tuple((name, d) for name, d in way.node.inputs if d not in self.open)
+        self.open.discard(way.node.digest)
+        self.nodes[way.node.digest] = replace(way.node, inputs=inputs)
 
     def _node(self, digest: str) -> tuple[Node, set[str]]:
         names = tuple(self.names.get(digest, ()))
@@ -221,7 +237,7 @@ def _about(artifact: Artifact | None) -> tuple[str, ...]:
     says = {
         "model": lambda: [f"{m.get('name', '')} {m.get('format', '')} {m.get('quantization') or ''}"],
         "adapter": lambda: [f"LoRA, rank {m.get('rank')}, {m.get('quantize') or m.get('quantization') or ''}"],
-        "dataset": lambda: [", ".join(f"{n} {k}" for k, n in m.get("counts", {}).items())],
+        "dataset": lambda: [", ".join(f"{n} {k}" for k, n in mapping(m.get("counts")).items())],
         "report": lambda: [_scores(m)],
         "image": lambda: [f"{m.get('name', '')} {m.get('shape', '')}"],
         "service": lambda: [f"{m.get('name', '')}, port {m.get('port', '')}"],
@@ -234,7 +250,7 @@ def _about(artifact: Artifact | None) -> tuple[str, ...]:
 
 def _scores(meta: Mapping[str, Any]) -> str:
     shown = meta.get("perplexity") if "compares" in meta else meta.get("scores")
-    scores = ", ".join(f"{k} {v}" for k, v in (shown or {}).items() if not str(k).endswith("_before"))
+    scores = ", ".join(f"{k} {v}" for k, v in mapping(shown).items() if not str(k).endswith("_before"))
     return scores if "compares" in meta else f"{'passed' if meta.get('passed') else 'failed'}: {scores}"
 
 
@@ -311,22 +327,28 @@ class Row:
 
 
 def find_rows(store: Store, found: Lineage, wanted: str, most: int = 20) -> list[Row]:
-    """The rows behind a lineage that are meant by `FILE:LINE`, by a row's id, or by a part of what they say."""
+    """The rows behind a lineage that are meant by `FILE:LINE`, by a row's id, or by a part of what they say.
+
+    Raises HybError (exit 4) for a data set whose rows can't be read."""
     rows: list[Row] = []
     for node in found.nodes.values():
         if node.kind != "dataset":
             continue
         data = store.artifact(node.digest)
-        for part in PARTS:
-            for raw in _rows(store, data, part):
-                row = _row(node.digest, part, raw)
-                spoken = json.dumps(raw, ensure_ascii=False)
-                where = f"{row.source}:{row.line}"
-                if wanted in (row.id, where) or _ends(where, wanted) or _ends(wanted, where) or wanted in spoken:
-                    rows.append(row)
-                if len(rows) == most:
-                    return rows
-    return rows
+        try:
+            for part in PARTS:
+                rows += [_row(node.digest, part, raw) for raw in _rows(store, data, part) if _meant(raw, wanted)]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HybError(f"the rows of `{node.title}` are not as hyb writes them ({type(error).__name__})",
+                           hint="`hyb data` makes a data set", code=Exit.CHECK) from error  # fmt: skip
+    return rows[:most]
+
+
+def _meant(raw: Mapping[str, Any], wanted: str) -> bool:
+    meta = raw["meta"]
+    where = f"{meta.get('source', '')}:{meta.get('line', 0)}"
+    spoken = json.dumps(raw, ensure_ascii=False)
+    return wanted in (raw.get("id"), where) or _ends(where, wanted) or _ends(wanted, where) or wanted in spoken
 
 
 def _ends(path: str, last: str) -> bool:

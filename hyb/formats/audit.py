@@ -11,20 +11,41 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyb.formats.lineage import Lineage, Signature
+from hyb.formats.lineage import Lineage, Node, Signature
 
-ECDSA = " && ".join(
+_BUNDLE = '"$STORE/blobs/sha256/{hex}"'
+SIGNED = " && ".join(
     (
         "d=$(mktemp -d)",
-        'b="$STORE/blobs/sha256/{hex}"',
+        f"b={_BUNDLE}",
         'jq -r .dsseEnvelope.payload "$b" | base64 -d > "$d/payload"',
         """jq -r '.dsseEnvelope.signatures[0].sig' "$b" | base64 -d > "$d/sig\"""",
         't=$(jq -r .dsseEnvelope.payloadType "$b")',
         """printf 'DSSEv1 %d %s %d ' "${{#t}}" "$t" "$(wc -c < "$d/payload")" | cat - "$d/payload" > "$d/pae\"""",
-        'openssl dgst -sha256 -verify "$KEY" -signature "$d/sig" "$d/pae"',
+        'k=$(openssl pkey -pubin -in "$KEY" -noout -text)',
+        'case "$k" in ED25519*) h= ;; *P-521*) h=sha512 ;; *P-384*) h=sha384 ;; *) h=sha256 ;; esac',
+        'if [ "$h" ]; then openssl dgst "-$h" -verify "$KEY" -signature "$d/sig" "$d/pae"; '
+        'else openssl pkeyutl -verify -pubin -inkey "$KEY" -rawin -in "$d/pae" -sigfile "$d/sig" '
+        "&& echo Verified OK; fi",
     )
 )
-"""What is signed in a DSSE envelope is its `PAE`: https://github.com/secure-systems-lab/dsse."""
+"""What is signed in a DSSE envelope is its `PAE`: https://github.com/secure-systems-lab/dsse. EC keys sign its hash."""
+SPEAKS = (
+    f"jq -r .dsseEnvelope.payload {_BUNDLE} | base64 -d | "
+    "jq -r '.predicate.artifact.digest.sha256 // .subject[0].digest.sha256'"
+)
+"""What a signature is about: of a model's files, the manifest that hyb names beside them."""
+SIMPLY = " && ".join(
+    (
+        "d=$(mktemp -d)",
+        """jq -r '.layers[0].annotations["dev.cosignproject.cosign/signature"]' "$STORE/blobs/sha256/{manifest}" """
+        '| base64 -d > "$d/sig"',
+        f'openssl dgst -sha256 -verify "$KEY" -signature "$d/sig" {_BUNDLE}',
+    )
+)
+"""An image's signature in cosign's older form: beside what is signed, in the manifest."""
+SIMPLE_SPEAKS = """jq -r '.critical.image["docker-manifest-digest"]' """ + _BUNDLE
+DSSE, FILES, SIMPLE = "dsse", "files", "simple"
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,14 @@ class Exam:
     digest: str
     report: Mapping[str, Any]
     gate: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a signature is kept in. `blob`: its digest; `form`: DSSE, FILES (a publisher's, of files alone), SIMPLE."""
+
+    blob: str
+    form: str = DSSE
 
 
 @dataclass(frozen=True)
@@ -57,8 +86,8 @@ class Audit:
     """The in-toto statements, one a line, in their own bytes."""
     bom: str
     """The CycloneDX document."""
-    bundles: Mapping[str, str]
-    """Digest of a signature → digest of its bundle (a blob)."""
+    bundles: Mapping[str, Bundle]
+    """Digest of a signature → what it is kept in."""
     problems: tuple[str, ...]
     hyb: str
 
@@ -121,13 +150,26 @@ def checks(audit: Audit) -> Iterator[Check]:
             yield Check(
                 f"The file {path} is the one that was read", f"sha256sum {shlex.quote(path)}", source.digest[7:]
             )
-    for title, signature in audit.signatures:
-        if bundle := audit.bundles.get(signature.digest):
-            yield Check(
-                f"The signature of {title} ({signature.of}) by {signature.key} is good (ECDSA; KEY is the file "
-                "of its public key)",
-                ECDSA.format(hex=bundle[7:]), "Verified OK", "openssl",
-            )  # fmt: skip
+    for node in audit.lineage.nodes.values():
+        for signature in node.signatures:
+            if bundle := audit.bundles.get(signature.digest):
+                yield from _signature(node, signature, bundle)
+
+
+def _signature(node: Node, signature: Signature, bundle: Bundle) -> Iterator[Check]:
+    """That it is good, and that it speaks of this artifact: one of another thing would be good, too."""
+    of = f"{node.title} ({signature.of}) by {signature.key}"
+    simple = bundle.form == SIMPLE
+    places = {"hex": bundle.blob[7:], "manifest": signature.digest[7:]}
+    yield Check(
+        f"The signature of {of} is good (KEY is the file of its public key)",
+        (SIMPLY if simple else SIGNED).format(**places), "Verified OK", "openssl",
+    )  # fmt: skip
+    if bundle.form != FILES:
+        yield Check(
+            f"The signature of {of} is about this artifact", (SIMPLE_SPEAKS if simple else SPEAKS).format(**places),
+            node.digest if simple else node.digest[7:], "jq",
+        )  # fmt: skip
 
 
 def _named(audit: Audit) -> Iterator[tuple[str, str]]:

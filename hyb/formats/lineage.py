@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Word = Mapping[str, int]
+DEEPEST = 40
+"""Steps that a tree in text goes to the right; a longer chain goes on at the margin."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ def clean(text: object) -> str:
     return kept if len(kept) <= 200 else kept[:199] + "…"
 
 
+def mapping(value: object) -> Mapping[str, Any]:
+    """A mapping as it is, and nothing in place of what is none: whoever made the artifact may be a stranger."""
+    return value if isinstance(value, Mapping) else {}
+
+
 # -- text ----------------------------------------------------------------------------------------------------------
 
 
@@ -94,24 +101,39 @@ def text(lineage: Lineage) -> str:
     """A tree for a terminal. What was shown above is not shown again."""
     seen: set[str] = set()
     lines: list[str] = []
-    for root in lineage.roots:
-        lines += _branch(lineage, root, "", seen)
+    roots = list(lineage.roots)
+    for root in roots:  # grows
+        if root not in seen or root in lineage.roots:
+            lines += _branch(lineage, root, "", _Drawn(seen, roots))
     wrong = lineage.problems
     steps = sum(1 for n in lineage.nodes.values() if n.receipt)
     end = f"{len(wrong)} link{'s' if len(wrong) > 1 else ''} broken" if wrong else "every link is whole"
     return "\n".join([*lines, "", f"{len(lineage.nodes)} artifacts, {steps} receipts; {end}"])
 
 
-def _branch(lineage: Lineage, digest: str, role: str, seen: set[str]) -> list[str]:
+@dataclass(frozen=True)
+class _Drawn:
+    """How far the tree is drawn: `seen` what stands in it, `below` what goes on at the margin, `deep` steps in."""
+
+    seen: set[str]
+    below: list[str]
+    deep: int = 0
+
+
+def _branch(lineage: Lineage, digest: str, role: str, drawn: _Drawn) -> list[str]:
     node = lineage.nodes[digest]
     called = clean(node.title) + (f" ({clean(role)})" if role and role != node.title.rpartition("/")[2] else "")
     head = f"{called}  {node.kind} {short(digest)}"
-    if digest in seen:
+    if digest in drawn.seen:
         return [f"{head}  see above"]
-    seen.add(digest)
+    if drawn.deep == DEEPEST:
+        drawn.below.append(digest)
+        return [f"{head}  see below"]
+    drawn.seen.add(digest)
     lines = [f"{head}  {node.stage} {node.finished}".rstrip()]
     branches = [_leaf(s) for s in node.sources]
-    branches += [_branch(lineage, d, name, seen) for name, d in node.inputs if d in lineage.nodes]
+    deeper = replace(drawn, deep=drawn.deep + 1)
+    branches += [_branch(lineage, d, name, deeper) for name, d in node.inputs if d in lineage.nodes]
     bar = "│ " if branches else "  "
     lines += [f"{bar} {clean(line)}" for line in node.about]
     lines += [f"{bar} receipt {short(node.receipt)}"] if node.receipt else []

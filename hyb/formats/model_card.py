@@ -5,10 +5,11 @@ Source: https://cyclonedx.org/docs/1.6/json/, `modelCard` and `componentData`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hyb.formats.lineage import clean
+from hyb.formats.lineage import clean, mapping
 
 _FACTS = (
     "format", "quantization", "quantize", "parameters", "context", "rank", "alpha", "steps", "loss", "method", "think",
@@ -51,6 +52,27 @@ def _measured(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {f"divergence.{k}": v for k, v in divergence.items()} if isinstance(divergence, Mapping) else {}
 
 
+def sound(report: object) -> dict[str, Any]:
+    """An exam's report without what is not of its form (scores that are no numbers): a stranger may have made it."""
+    found = dict(mapping(report))
+    scores = {str(k): v for k, v in mapping(found.get("scores")).items() if _number(v)}
+    failed = found.get("failed")
+    return found | {
+        "scores": scores,
+        "intervals": {k: v for k, v in _pairs(found.get("intervals")).items() if k in scores},
+        "right": _pairs(found.get("right")),
+        "failed": failed if isinstance(failed, list) else [],
+    }
+
+
+def _pairs(value: object) -> dict[str, Any]:
+    return {str(k): v for k, v in mapping(value).items() if isinstance(v, list) and len(v) > 1 and all(map(_number, v))}
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def _metrics(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each score, with its interval where luck has its part."""
     found = []
@@ -66,7 +88,7 @@ def _metrics(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def data(name: str, meta: Mapping[str, Any], sources: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """The `data` of a data set's component. `sources`: {"name", "digest", "rows"} of each file. No row is told."""
-    counts = meta.get("counts", {})
+    counts = mapping(meta.get("counts"))
     facts = [*((f"hyb:rows.{k}", v) for k, v in counts.items()), ("hyb:format", meta.get("format", ""))]
     facts += [(f"hyb:source.{s['name']}", f"{s['digest']} {s['rows']}".strip()) for s in sources]
     properties = [{"name": clean(k), "value": clean(v)} for k, v in facts if v not in (None, "")]

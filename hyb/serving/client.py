@@ -22,8 +22,8 @@ from hyb.errors import Exit, HybError
 from hyb.serving.sse import DONE, Events
 
 CONNECT = 10.0  # seconds
-PIECE = 1 << 16  # bytes of a stream read at once
-MOST = 64 << 20  # bytes of one answer
+PIECE = 1 << 16  # bytes of an answer read at once
+MOST = 64 << 20  # bytes of a whole answer
 _CLOSED = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
 
 
@@ -44,8 +44,9 @@ class Client:
     """One connection to a server, opened when needed. Not for several threads at once.
 
     Every method raises HybError: exit 3 for an address that is none, exit 5 when there is no answer, it takes longer
-    than `timeout` seconds between two pieces (or `within` seconds for the whole, where it is no stream), the server
-    says no, or what it says is more than `MOST` bytes or not what it should be.
+    than `timeout` seconds between two pieces of a stream, or to the end of a whole answer once it has begun (or
+    `within` seconds for all of it), the server says no, or what it says is more than `MOST` bytes or not what it
+    should be.
     """
 
     def __init__(self, address: Address, *, timeout: float = 600, within: float = math.inf) -> None:
@@ -88,18 +89,25 @@ class Client:
         end = time.monotonic() + self.within
         with self._explained():
             response = self._send(method, path, body)
-            data = bytearray()
-            while piece := response.read1(PIECE):
+            return response.status, self._whole(response, end), response.headers
+
+    def _whole(self, response: http.client.HTTPResponse, end: float = math.inf) -> bytes:
+        """The rest of an answer: it ends in size and time, whatever the server sends; at `end` at the latest."""
+        data, end, left = bytearray(), min(end, time.monotonic() + self.timeout), response.length
+        with response:  # read to its end, its connection can be used again
+            while left is None or len(data) < left:
+                piece = response.read1(PIECE if left is None else min(PIECE, left - len(data)))
                 data += piece
+                if not piece and left is not None:
+                    raise http.client.IncompleteRead(bytes(data))
+                if not piece:
+                    break
                 if len(data) > MOST:
                     self.close()
                     raise HybError(f"`{self.address.url}` says more than {MOST >> 20} MiB at once", code=Exit.BELOW)
                 if time.monotonic() > end:
                     raise TimeoutError
-            response.read()  # nothing is left; so the connection knows, too
-            if response.length:
-                raise http.client.IncompleteRead(bytes(data), response.length)
-            return response.status, bytes(data), response.headers
+        return bytes(data)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
         """POST and give the events of the answer as they come. Closing the iterator early closes the connection.
@@ -111,7 +119,7 @@ class Client:
             with self._explained():
                 response = self._send("POST", path, json.dumps({**body, "stream": True}).encode())
                 if response.status != http.client.OK:
-                    parsed(self.address.url, response.status, response.read())
+                    parsed(self.address.url, response.status, self._whole(response))
             ended = False
             for data in self._events(response):
                 event = {} if data == DONE else _event(self.address.url, data)
@@ -244,7 +252,7 @@ def parsed(url: str, status: int, data: bytes) -> Mapping[str, Any]:
     """The JSON object of an answer. Raises HybError (exit 5) with the server's own words when it says no."""
     try:
         answer = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = "an empty page" if not data else "something that is no JSON"
         hint = "is it the base URL of an API, ending in `/v1`?" if status != http.client.OK else ""
         raise HybError(f"`{url}` answered with {what} (status {status})", hint=hint, code=Exit.BELOW) from error
@@ -268,7 +276,7 @@ def words(answer: Any) -> str:
 def _event(url: str, data: str) -> Mapping[str, Any]:
     try:
         event = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict):
         raise HybError(f"`{url}` sent an event that is no JSON object", code=Exit.BELOW)

@@ -29,6 +29,8 @@ from hyb.store import Store
 KIND = "signature"
 FILE = "signature.sigstore.json"
 PREDICATE = "urn:hyb:signature:v1"
+STATEMENTS = (model.STATEMENT, "https://in-toto.io/Statement/v0.1")
+"""cosign still writes v0.1; subject and predicate stand at the same places in both."""
 OF_FILES = ("model", "adapter")
 
 
@@ -166,7 +168,7 @@ def _about(payload: bytes) -> tuple[str, str]:
     try:
         value = strict_json.load(payload, model.MOST)
         kind, subjects = value["predicateType"], value["subject"]
-        if value["_type"] != model.STATEMENT or len(subjects) != 1 or not isinstance(kind, str):
+        if value["_type"] not in STATEMENTS or len(subjects) != 1 or not isinstance(kind, str):
             raise ValueError("another statement")
         return kind, f"sha256:{subjects[0]['digest']['sha256']}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:

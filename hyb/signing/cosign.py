@@ -37,7 +37,8 @@ def sign(store: Store, image: Artifact, target: OCI, key: PrivateKey) -> Artifac
                                                 "rootfs": {"type": "layers", "diff_ids": [blob.digest]}}))  # fmt: skip
     manifest = document(
         KIND, [File("cosign.json", blob, SIMPLE_SIGNING)], (CONFIG, config),
-        meta={"of": image.kind, "for": str(target)}, subject=Blob(image.digest, len(store.read(image.digest))),
+        meta={"of": image.kind, "for": str(target), "key": f"sha256:{key.public.hint}"},
+        subject=Blob(image.digest, len(store.read(image.digest))),
     )  # fmt: skip
     manifest["layers"][0]["annotations"][SIGNATURE] = base64.b64encode(key.sign(data)).decode()
     return store.add_manifest(manifest)

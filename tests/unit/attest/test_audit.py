@@ -12,15 +12,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from hyb import recipe as recipes
-from hyb.artifact import File
 from hyb.attest import audit
 from hyb.errors import HybError
 from hyb.formats import audit as facts
 from hyb.formats import audit_page
+from hyb.hub import names
+from hyb.progress import silent
+from hyb.signing import attached, cosign, dsse, keys, model
 from tests.need import need
 from tests.provenance import SECRET_ROW, Lab
 
@@ -36,23 +38,17 @@ def page(lab: Lab) -> str:
     return audit_page.render(audit.gather(lab.recipe, lab.store))
 
 
-def sign(lab: Lab, name: str, key_file: Path) -> None:
-    """Sign a statement about an output as any DSSE signer would."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def sign(lab: Lab, name: str, key_file: Path, curve: ec.EllipticCurve | None = None) -> None:
+    """Sign an output, with a key on P-256 or on `curve`, or with Ed25519 where the file is called so."""
+    key = (
+        ed25519.Ed25519PrivateKey.generate()
+        if key_file.stem == "ed"
+        else ec.generate_private_key(curve or ec.SECP256R1())
+    )
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     key_file.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form))
-    kind, payload = "application/vnd.in-toto+json", b'{"x": 1}'
-    pae = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
-    bundle = {
-        "verificationMaterial": {"publicKey": {"hint": "sha256:" + "5" * 64}},
-        "dsseEnvelope": {
-            "payload": base64.b64encode(payload).decode(), "payloadType": kind,
-            "signatures": [{"sig": base64.b64encode(key.sign(pae, ec.ECDSA(hashes.SHA256()))).decode()}],
-        },
-    }  # fmt: skip
-    blob = lab.store.add_bytes(json.dumps(bundle).encode())
-    subject = lab.store.artifact(lab.store.resolve(name))
-    lab.store.add_artifact("signature", [File("signature.sigstore.json", blob)], subject=subject)
+    signer = keys.PrivateKey(key, keys.load_public(key_file))
+    attached.sign(lab.store, lab.store.artifact(lab.store.resolve(name)), name, signer, silent)
 
 
 def prints(lab: Lab, check: facts.Check, **env: str) -> str:
@@ -91,6 +87,58 @@ def test_the_commands_say_no_to_what_is_wrong(lab: Lab, tmp_path: Path) -> None:
     blob.chmod(0o644)
     blob.write_bytes(blob.read_bytes() + b" ")
     assert "whole" not in prints(lab, checks[0])
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1(), None], ids=lambda c: c and c.name)
+def test_a_signature_by_any_kind_of_key_is_checked_by_the_command(
+    lab: Lab, tmp_path: Path, curve: ec.EllipticCurve | None
+) -> None:
+    need("jq")
+    key = tmp_path / ("key.pub" if curve else "ed.pub")
+    sign(lab, "r/base", key, curve)
+    good, about = signatures(lab)
+    assert "Verified OK" in prints(lab, good, KEY=str(key))
+    assert prints(lab, about).strip() == about.prints == lab.store.resolve("r/base")[7:]
+    other = keys.generate(tmp_path / "other", kind="p256" if curve else "ed25519")
+    assert "Verified OK" not in prints(lab, good, KEY=str(other.public))
+
+
+def signatures(lab: Lab) -> list[facts.Check]:
+    return [c for c in facts.checks(audit.gather(lab.recipe, lab.store)) if c.title.startswith("The signature of")]
+
+
+def test_a_good_signature_of_something_else_is_seen_to_be_one(lab: Lab, tmp_path: Path) -> None:
+    need("jq")
+    sign(lab, "r/facts", tmp_path / "key.pub")
+    facts_, base = (lab.store.artifact(lab.store.resolve(n)) for n in ("r/facts", "r/base"))
+    (made,) = attached.of(lab.store, facts_)
+    attached.add(lab.store, base, lab.store.read(made.files[0].blob.digest))
+    about = [c for c in signatures(lab) if "r/base" in c.title and c.needs == "jq"]
+    assert [c.prints for c in about] == [base.digest[7:]]
+    assert prints(lab, about[0]).strip() == facts_.digest[7:]
+
+
+def test_an_images_signature_in_cosigns_form_has_commands_of_its_own(lab: Lab, tmp_path: Path) -> None:
+    need("jq")
+    pair = keys.generate(tmp_path / "keys")
+    target = names.parse("oci://registry.example/lab/bot:1")
+    assert isinstance(target, names.OCI)
+    base = lab.store.artifact(lab.store.resolve("r/base"))
+    cosign.sign(lab.store, base, target, keys.load_private(pair.private))
+    good, about = signatures(lab)
+    assert keys.load_public(pair.public).hint in good.title
+    assert "Verified OK" in prints(lab, good, KEY=str(pair.public))
+    assert prints(lab, about).strip() == about.prints == base.digest
+
+
+def test_a_publishers_signature_of_files_alone_promises_no_manifest(lab: Lab, tmp_path: Path) -> None:
+    need("jq")
+    pair = keys.generate(tmp_path / "keys")
+    base = lab.store.artifact(lab.store.resolve("r/base"))
+    payload = model.statement("tiny", {f.path: f.blob.digest for f in base.files})
+    attached.add(lab.store, base, dsse.sign(payload, dsse.IN_TOTO, keys.load_private(pair.private)))
+    (good,) = signatures(lab)
+    assert "Verified OK" in prints(lab, good, KEY=str(pair.public))
 
 
 def test_the_page_shows_the_commands_as_they_are(lab: Lab) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from hyb import digest as dg
 from hyb import receipt
-from hyb.artifact import File
+from hyb.artifact import Artifact, File
+from hyb.attest import sbom
 from hyb.attest.trace import find_rows, fits, trace
-from hyb.formats import lineage, lineage_chart
+from hyb.errors import HybError
+from hyb.formats import lineage, lineage_chart, modelpack
 from hyb.store import Store
 from tests.provenance import SECRET_ROW, Lab, made, tuned
 
@@ -119,6 +123,50 @@ def test_receipts_in_a_circle_end_and_are_said(tmp_path: Path) -> None:
     found = trace(store, [one.digest])
     assert any("a circle" in line for line in found.problems)
     lineage.text(found), lineage.dot(found), lineage_chart.svg(found, "x")
+
+
+def test_a_chain_may_be_longer_than_pythons_stack_is_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, steps = Store(tmp_path), list[Artifact]()
+    for number in range(150):
+        steps.append(store.add_artifact("model", [], meta={"name": f"m{number}"}))
+        made(store, "export", steps[-1], {"model": steps[-2]} if number else {})
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 140)
+    try:
+        found = trace(store, [steps[-1].digest])
+        text = lineage.text(found)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(found.nodes) == 150 and not found.problems
+    assert max(map(len, text.splitlines())) < 250, "a longer chain goes on at the margin"
+    assert text.count("see below") == 3
+    assert all(text.count(f"  m{number}\n") == 1 for number in range(150))
+
+
+@pytest.mark.parametrize(
+    ("kind", "meta"),
+    [
+        ("dataset", {"counts": None}), ("dataset", {"counts": [1]}), ("report", {"compares": "x", "perplexity": 1}),
+        ("report", {"scores": "x"}), ("report", {"scores": {"r": "high"}, "gate": 1}), ("image", {"adapters": 1}),
+    ],
+)  # fmt: skip
+def test_a_strangers_odd_notes_are_shown_and_break_nothing(tmp_path: Path, kind: str, meta: dict[str, object]) -> None:
+    store = Store(tmp_path)
+    bot = tuned(store)["bot"]
+    odd = store.add_artifact(kind, [], meta=meta, subject=bot)
+    made(store, "export", odd, {"bot": bot})
+    found = trace(store, [odd.digest])
+    assert f"{kind} {odd.digest[7:19]}" in lineage.text(found)
+    sbom.bom(store, found, "x")
+    sbom.bom(store, trace(store, [store.resolve("t/bot")]), "x")
+
+
+def test_rows_that_are_none_are_said_to_be_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    files = [modelpack.file(f"{part}.jsonl", store.add_bytes(b'["q"]\n')) for part in ("train", "holdout", "control")]
+    data = store.add_artifact("dataset", files)
+    with pytest.raises(HybError, match="not as hyb writes them"):
+        find_rows(store, trace(store, [data.digest]), "q")
 
 
 def test_what_an_artifact_names_must_be_behind_its_receipt(tmp_path: Path) -> None:

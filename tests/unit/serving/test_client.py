@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +50,7 @@ def test_an_error_of_any_shape_is_told_in_its_own_words(answer: object, said: st
 
 
 def test_an_answer_that_is_no_json_is_an_error_below() -> None:
-    for status, data in ((200, b"<html>"), (404, b""), (200, b"[1]"), (500, b'{"error": "x"}')):
+    for status, data in ((200, b"<html>"), (404, b""), (200, b"[1]"), (200, b"[" * 200_000), (500, b'{"error": "x"}')):
         with pytest.raises(HybError) as caught:
             client.parsed("http://x/v1", status, data)
         assert caught.value.code is Exit.BELOW
@@ -82,3 +86,82 @@ def test_offline_no_other_machine_is_asked_and_nothing_served_says_how(tmp_path:
         with pytest.raises(HybError, match="nothing is") as caught:
             endpoint.find(name, {"XDG_DATA_HOME": str(tmp_path)})
         assert "hyb serve" in caught.value.hint
+
+
+Talk = Callable[[socket.socket], object]
+
+
+@contextlib.contextmanager
+def saying(talk: Talk) -> Iterator[Address]:
+    """A server that reads a request, says what `talk` says, and hangs up; one caller after the other."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = listener.accept()
+                with caller, contextlib.suppress(OSError):
+                    while caller.recv(65536):
+                        if talk(caller) == "hang up":
+                            break
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield Address(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def refused(talk: Talk, said: str, timeout: float = 60) -> None:
+    with saying(talk) as address, Client(address, timeout=timeout) as asked:
+        with pytest.raises(HybError, match=said) as caught:
+            asked.json("GET", "models")
+        assert caught.value.code is Exit.BELOW
+
+
+@pytest.mark.socket
+@pytest.mark.parametrize("head", [b"Content-Length: 99999999999\r\n", b""])
+def test_an_answer_without_end_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def talk(caller: socket.socket) -> None:
+        caller.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+        while True:
+            caller.sendall(b" " * 65536)
+
+    monkeypatch.setattr(client, "MOST", 1 << 20)
+    refused(talk, "more than 1 mib")
+
+
+@pytest.mark.socket
+def test_an_answer_that_drips_is_not_waited_for_for_ever() -> None:
+    heard = threading.Event()
+
+    def talk(caller: socket.socket) -> None:
+        caller.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not heard.wait(0.05):
+            caller.sendall(b" ")
+
+    try:
+        refused(talk, "no answer in time", timeout=0.5)
+    finally:
+        heard.set()
+
+
+@pytest.mark.socket
+def test_an_answer_that_breaks_off_is_told_and_a_whole_one_keeps_its_connection() -> None:
+    def short(caller: socket.socket) -> str:
+        caller.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"data": []}')
+        return "hang up"
+
+    refused(short, "broke off")
+    callers = set()
+
+    def whole(caller: socket.socket) -> None:
+        callers.add(caller.fileno())
+        if len(callers) == 1:
+            caller.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"data": []}')
+
+    with saying(whole) as address, Client(address) as asked:
+        assert [asked.json("GET", "models") for _ in range(3)] == [{"data": []}] * 3
+    assert len(callers) == 1

@@ -83,6 +83,18 @@ def test_a_receipts_signature_covers_its_own_statement(store: Store, key: keys.P
     assert "no in-toto statement about one thing" in reasons(store, output, key.public)
 
 
+def test_a_statement_of_the_version_that_cosign_writes_counts(store: Store, key: keys.PrivateKey) -> None:
+    image, other = add(store, "image"), add(store, "image", "other")
+    payload = json.loads(attached.payload(store, image, "it"))
+    for version, good in (("v0.1", True), ("v0.2", False)):
+        text = json.dumps({**payload, "_type": f"https://in-toto.io/Statement/{version}"}).encode()
+        bundle = dsse.sign(text, dsse.IN_TOTO, key)
+        if good:
+            assert attached.check(store, image, bundle, [key.public]) == key.public.key_id
+        with pytest.raises(HybError, match="another artifact" if good else "no in-toto statement"):
+            attached.check(store, other, bundle, [key.public])
+
+
 def test_a_signature_of_one_thing_is_none_of_another(store: Store, key: keys.PrivateKey) -> None:
     for kind in ("model", "dataset"):
         one, two = add(store, kind, "one"), add(store, kind, "two")
