@@ -81,7 +81,12 @@ def _image(walker: Walker, text: str) -> None:
     """An image in Podman's storage, copied beside for the time of the check."""
     with tempfile.TemporaryDirectory(prefix="hyb-boundary-") as folder:
         target = Path(folder, "image")
-        engine.run(["skopeo", "copy", "--quiet", "--insecure-policy", text, f"dir:{target}"])
+        copied = engine.run(["skopeo", "copy", "--quiet", "--insecure-policy", text, f"dir:{target}"], check=False)
+        if copied.returncode:
+            said = copied.stderr.decode(errors="replace").strip()
+            if "does not resolve to an image" in said:
+                raise HybError(f"Podman does not have the image `{text}`", hint="`podman images` lists what it has")
+            raise HybError(f"`skopeo copy` can't read `{text}`", details=said.splitlines()[-5:], code=Exit.BELOW)
         walker.path(target, text)
 
 

@@ -112,6 +112,7 @@ COMPLETE = "_HYB_COMPLETE"
 
 def main() -> None:
     """The entry point of `hyb`."""
+    _open_streams()
     arguments = sys.argv[1:]
     if COMPLETE in os.environ:
         from hyb.cli.commands import complete
@@ -130,6 +131,17 @@ def main() -> None:
             from hyb.cli.commands import run_command
 
             sys.exit(run_command(word, arguments[1:]))
+
+
+def _open_streams() -> None:
+    """Give a stream that the caller closed (`>&-`) to nowhere: a file opened later would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def table() -> dict[str, tuple[str, str]]:

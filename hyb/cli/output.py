@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,9 +35,25 @@ def data(value: Any, text: str, *, as_json: bool, colored: bool = False) -> None
     from hyb.printable import json_text, printable
 
     if as_json:
-        print(json_text(json.dumps(value, ensure_ascii=False, indent=1)))
+        _print(json_text(json.dumps(value, ensure_ascii=False, indent=1)))
     elif text:
-        print(text if colored else printable(text))
+        _print(text if colored else printable(text))
+
+
+def _print(text: str) -> None:
+    """Print a result and see that it got out. Raises HybError (exit 3), BrokenPipeError when nobody reads."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # what is still in the buffer: Python would try it again at its end
+        os.close(nowhere)
+        sys.stdout = sys.stderr  # an error in JSON is to be seen, too
+        raise HybError(
+            f"can't write the result to standard output: {(error.strerror or str(error)).lower()}"
+        ) from error
 
 
 def columns(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:

@@ -61,6 +61,13 @@ def materialise(
     recover(out)  # before anything is read off it
     with fs.explained(f"can't read `{out}`"):
         owned.check_target(place, out, mark, force=force)
+        opened = [] if force else _open_keys(place)
+    if opened:
+        raise HybError(
+            f"other users can read keys in `{out}`",
+            details=[f"`{path}`" for path in opened],
+            hint="`chmod 0600` closes them; where somebody may have read one, `--force --renew` makes them anew",
+        )
     files = {f.path: store.read(f.blob.digest) for f in artifact.files}
     if meta["to_make"]:
         folder = credentials.link_folder(environ, meta["credentials"])
@@ -129,6 +136,12 @@ def check_target(out: Path) -> None:
     """Raises HybError (exit 3) when `out` is not free, not empty and not as hyb left it."""
     with fs.explained(f"can't read `{out}`"):
         owned.check_target(out.resolve(), out, MARK)
+
+
+def _open_keys(folder: Path) -> list[str]:
+    """Keys of a link's folder that others than its owner can read or write, by relative path."""
+    keys = [p for name in ("Secret-*", "AccessToken-*") for p in folder.glob(f"*/{name}")]
+    return sorted(p.relative_to(folder).as_posix() for p in keys if p.stat().st_mode & 0o077)
 
 
 def holds(folder: Path, artifact: Artifact) -> bool:

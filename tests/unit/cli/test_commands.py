@@ -17,3 +17,20 @@ def test_a_reader_who_has_gone_is_told_nothing_and_the_code_stays(arguments: lis
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_result_that_can_not_be_written_is_an_error_in_words(more: list[str]) -> None:
+    command = [sys.executable, "-m", "hyb", "ls", "--store", "nowhere/at/all", *more]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "can't write the result to standard output: no space left on device" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_the_caller_closed_is_nowhere(closed: str) -> None:
+    command = ["sh", "-c", f'"$0" -m hyb ls --store nowhere/at/all {closed}', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

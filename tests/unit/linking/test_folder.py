@@ -140,12 +140,16 @@ def test_writing_again_changes_nothing(place: Place) -> None:
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (place.out, *place.out.rglob("*"))} == before
 
 
-def test_a_secret_that_became_readable_is_closed_by_writing_again(place: Place) -> None:
+def test_a_secret_that_became_readable_is_refused_and_written_anew_only_by_force(place: Place) -> None:
     place.write()
     secret = place.out / "private/Secret-link-public.yaml"
     secret.chmod(0o644)
     assert any("other users can read this key" in text for text in linking.check_folder(place.out))
-    place.write()
+    with pytest.raises(HybError, match="other users can read keys") as told:
+        place.write()
+    assert list(told.value.details) == ["`private/Secret-link-public.yaml`"]
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o644, "nothing was changed"
+    place.write(force=True)
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
