@@ -130,7 +130,7 @@ def test_an_answer_without_end_is_cut_off(head: bytes, monkeypatch: pytest.Monke
             caller.sendall(b" " * 65536)
 
     monkeypatch.setattr(client, "MOST", 1 << 20)
-    refused(talk, "more than 1 mib")
+    refused(talk, "more than 1 MiB")
 
 
 @pytest.mark.socket
