@@ -55,19 +55,23 @@ def repair(store: Store, say: Say, *, recipe: Path | None = None, offline: bool 
     Every byte of the store is read once. What can't be mended is in the report; it is no error here.
     """
     report = Report()
+    whole = recipes.read(recipe) if recipe else None
     if not (store.root / "hyb.json").exists():
+        if recipe:
+            _never_here(store, [], lockfile.read(recipe.with_name(lockfile.FILE)), report)
         return report
     with store.in_use():
         named = _names(store)
         _set_aside(store, say, report)
         steps = list(_steps(store))
-        whole = recipes.read(recipe) if recipe else None
         if whole and recipe:
             _mend_lock(store, whole, recipe.with_name(lockfile.FILE), report)
         _make_again(store, steps, whole, offline, say, report)
         _name_again(store, steps, named, report)
         if whole and recipe:
-            _attest_again(store, whole, lockfile.read(recipe.with_name(lockfile.FILE)), say, report)
+            lock = lockfile.read(recipe.with_name(lockfile.FILE))
+            _attest_again(store, whole, lock, say, report)
+            _never_here(store, steps, lock, report)
     return report
 
 
@@ -273,6 +277,14 @@ def _attest_again(store: Store, whole: Recipe, lock: lockfile.Lock, say: Say, re
         )  # fmt: skip
         receipt.add(store, document, store.artifact(locked.output))
         report.done.append(f"{entry.name}: wrote its receipt anew")
+
+
+def _never_here(store: Store, steps: list[Made], lock: lockfile.Lock, report: Report) -> None:
+    """What the lock names and no receipt tells how to make is not for a repair."""
+    told = {m.output for m in steps}
+    for name, locked in lock.stages.items():
+        if locked.output not in told and not store.has(locked.output):
+            report.left.append(f"{name}: `{short(locked.output)}` is not in this store: `hyb run` makes it")
 
 
 def found(store: Store, say: Say) -> list[str]:

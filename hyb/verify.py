@@ -167,5 +167,5 @@ def _invocation(store: Store, receipt: Artifact) -> str:
     try:
         statement = json.loads(store.read(blob.digest))
         return str(statement["predicate"]["runDetails"]["metadata"]["invocationId"])
-    except (HybError, ValueError, KeyError):
+    except (HybError, ValueError, KeyError, TypeError, RecursionError):
         return ""

@@ -227,7 +227,7 @@ def _change(s: Session, found: Service, action: str, name: str, percent: float |
         return manager.owner(found, "DELETE", f"/adapters/{name}")
     if action == "weight":
         return manager.owner(found, "PUT", f"/adapters/{name}/weight", {"weight": percent})
-    return manager.load(s.store, found, *_named(s, name), percent or 0)
+    return manager.load(s.store, found, *_named(s, name), percent or 0, say=s.talk)
 
 
 def _service(name: str) -> Service:

@@ -218,13 +218,15 @@ def stop(name: str, environ: Mapping[str, str], *, grace: float = GRACE) -> Serv
     return running[name]
 
 
-def load(store: Store, found: Service, name: str, adapter: Artifact, percent: float) -> dict[str, Any]:
+def load(
+    store: Store, found: Service, name: str, adapter: Artifact, percent: float, *, say: Say = silent
+) -> dict[str, Any]:
     """Have a running service serve an adapter, too; its state afterwards. Raises HybError for one that does not fit."""
     job = GatewayJob.read(Path(found.log).with_name(f"{found.name}.job.json"))
     model = store.artifact(job.digest)
     if wrong := misfit(model, name, adapter, store.artifact):
         raise HybError(wrong)
-    gate.check(store, adapter, "serve", os.environ, say=silent)
+    gate.check(store, adapter, "serve", os.environ, say=say)
     (spec,) = specs(store, [(name, adapter)], {name: percent})
     return owner(found, "POST", "/adapters", asdict(spec))
 

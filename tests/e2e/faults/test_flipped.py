@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,14 @@ def test_a_repair_changes_nothing_when_all_is_whole_and_a_dry_run_never_does(qui
     damaged = tree()
     assert "would" in one.hyb.ok("repair", str(one.recipe), "-q", "--dry-run")
     assert tree() == damaged
+
+
+def test_what_was_never_in_this_store_is_for_a_run_to_make(quick: Chain, tmp_path: Path) -> None:
+    one = quick.copy(tmp_path)
+    shutil.rmtree(one.store)
+    said = one.hyb.fails(4, "repair", str(one.recipe), "-q")
+    assert said.count("is not in this store: `hyb run` makes it") == len(json.loads(one.lock)["stages"])
+    assert not one.store.exists()
 
 
 def test_data_that_changed_since_is_not_taken_for_the_old(quick: Chain, tmp_path: Path) -> None:

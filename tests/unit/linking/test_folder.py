@@ -333,6 +333,17 @@ def test_an_edited_folder_is_replaced_when_forced_and_somebody_elses_never_is(pl
         place.write(force=True)
 
 
+def test_a_flipped_bit_in_any_file_of_the_folder_is_found_before_anything_is_written(place: Place) -> None:
+    place.write()
+    for path in sorted(p for p in place.out.rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        path.write_bytes(bytes([*whole[:-9], whole[-9] ^ 4, *whole[-8:]]))
+        with pytest.raises(HybError, match="was edited since hyb wrote it|was not written by hyb|is about"):
+            place.write()
+        path.write_bytes(whole)
+    place.write()
+
+
 def test_a_folder_of_a_hyb_that_told_no_name_is_taken_as_it_is(place: Place) -> None:
     place.write()
     marker = json.loads((place.out / linking.MARKER).read_bytes())
