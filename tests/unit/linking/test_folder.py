@@ -338,7 +338,7 @@ def test_a_flipped_bit_in_any_file_of_the_folder_is_found_before_anything_is_wri
     for path in sorted(p for p in place.out.rglob("*") if p.is_file()):
         whole = path.read_bytes()
         path.write_bytes(bytes([*whole[:-9], whole[-9] ^ 4, *whole[-8:]]))
-        with pytest.raises(HybError, match="was edited since hyb wrote it|was not written by hyb|is about"):
+        with pytest.raises(HybError, match=r"was edited since hyb wrote it|was not written by hyb|is about"):
             place.write()
         path.write_bytes(whole)
     place.write()
