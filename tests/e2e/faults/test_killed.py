@@ -22,7 +22,7 @@ from tests.need import need
 
 ROOT = Path(__file__).parents[3]
 SEED = int(os.environ.get("HYB_KILLS_SEED", "20"))
-KILLS = int(os.environ.get("HYB_KILLS", "20"))
+KILLS = int(os.environ.get("HYB_KILLS", "100"))
 TORCH_KILLS = int(os.environ.get("HYB_KILLS_TORCH", "4"))
 TORCH = ("bot", "exam", "merged", "gguf")
 
