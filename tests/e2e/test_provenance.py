@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from hyb import receipt
-from hyb.formats import audit as facts
 from hyb.store import Store
 from tests.hyb import Hyb
 from tests.need import need, oracle
@@ -156,4 +155,3 @@ def test_axe_finds_no_barrier_on_the_page(desk: Desk, tmp_path: Path, scheme: st
             .map(v => `${v.id}: ${v.nodes.map(n => n.target.join(' ')).join(', ')}`)""")
         browser.close()
     assert (found, said) == ([], [])
-    assert facts.ECDSA
