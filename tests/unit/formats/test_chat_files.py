@@ -217,7 +217,7 @@ def test_one_object_that_cant_be_told_apart_or_is_broken_is_one_mistake(tmp_path
 @pytest.mark.parametrize(
     ("name", "start", "said"),
     [
-        ("a.jsonl", gzip.compress(GOOD.encode()), "is packed (gzip); name it `….gz`"),
+        ("a.jsonl", gzip.compress(GOOD.encode(), mtime=0), "is packed (gzip); name it `….gz`"),
         ("a.csv", b"PK\x03\x04 and so on", "is packed (zip); unpack it"),
         ("a.json", b"PAR1\x15\x04", "is Parquet; name it `….parquet`"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is only Git LFS's pointer"),
