@@ -63,7 +63,8 @@ class RefusedError(Exception):
 def parse(method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Request:
     """A request line's target, taken apart. Raises RefusedError (400) for what is no path or does not decode."""
     if "://" in target.partition("?")[0]:
-        target = "/" + target.partition("://")[2].partition("/")[2]
+        host, _, path = target.partition("://")[2].partition("/")
+        target, headers = f"/{path}", {**headers, "host": host}  # it outranks the header (RFC 9112, 3.2.2)
     raw, _, query = target.partition("?")
     if not raw.startswith("/"):
         raise RefusedError(400, "the request names no path")

@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there; when there are too many, one that is idle makes room for it."""
         self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=1, low=0)  # there is room: all that was written is on its way
         self.others.add(self)
         self._wait(HEAD_SECONDS)
         if len(self.others) > MOST:
@@ -100,7 +101,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._end(cause if isinstance(cause, RefusedError) else RefusedError(400, "this request can't be read"))
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade:
+            pass  # answered as if it had not asked (RFC 9110, 7.8), and closed: the rest may be of another protocol
+        except httptools.HttpParserError:
             self._end(RefusedError(400, "this request can't be read"))
 
     # -- httptools
@@ -136,7 +139,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """It is whole."""
         self._raw = 0
-        self.keep = self.parser.should_keep_alive()
+        self.keep = self.parser.should_keep_alive() and not self.parser.should_upgrade()
         try:
             target = bytes(self._url).decode("ascii")
             method = self.parser.get_method().decode("ascii")
@@ -239,9 +242,9 @@ class Connection(asyncio.Protocol):
 
     async def _file(self, head: bytes, part: Part) -> None:
         with self.place(part.blob.digest).open("rb") as stream:
-            self.transport.write(head)
+            await self._write(head)  # not left to sendfile: asyncio prints a fault when a client goes while it waits
             at, end = part.start, part.start + part.count
-            while at < end:
+            while at < end and not self.transport.is_closing():
                 async with asyncio.timeout(PIECE_SECONDS):
                     sent = await self.loop.sendfile(self.transport, stream, at, min(PIECE, end - at))
                 if not sent:
@@ -272,6 +275,21 @@ def head_of(answer: Answer, *, last: bool) -> bytes:
     lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
     lines += [f"{name}: {value}".replace("\r", "").replace("\n", "") for name, value in fields.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+
+async def end(connections: set[Connection], grace: float) -> None:
+    """Let answers under way end, for `grace` seconds; then close all connections.
+
+    A task ends before its connection is closed: asyncio prints a fault for a sendfile whose transport was aborted.
+    """
+    busy = [c.task for c in connections if c.task]
+    if busy:
+        _, late = await asyncio.wait(busy, timeout=grace)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+    for connection in list(connections):
+        connection.transport.abort()
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -245,8 +245,4 @@ async def _serve(
     ready(f"http{'s' if context else ''}://{f'[{host}]' if ':' in host else host}:{port}")
     await ending.wait()
     server.close()
-    busy = [c.task for c in others if c.task]
-    if busy:
-        await asyncio.wait(busy, timeout=GRACE)
-    for connection in list(others):
-        connection.transport.abort()
+    await http.end(others, GRACE)

@@ -422,6 +422,8 @@ def test_hostile_requests_get_an_answer_and_no_file(lab: Served) -> None:
     big = b"POST /api/models/Org/Model/paths-info/main HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
     assert b" 413 " in lab.raw(big + b"x" * 1_200_000)
     assert lab.get("/", Host="evil.example.com")[0] == 421  # a web page whose name points here
+    absolute = b"GET http://%b/v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert b" 421 " in lab.raw(absolute % b"evil.example.com") and b" 200 " in lab.raw(absolute % b"localhost")
     for method in ("PUT", "DELETE", "PATCH", "POST"):
         assert lab.get("/v2/demo/image/manifests/v1", method)[0] == 405
     both = b"GET /simple/ HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3
