@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._wait(HEAD_SECONDS)
         if len(self.others) > MOST:
             idle = next((c for c in self.others if c is not self and c.idle), self)
+            self.others.discard(idle)  # now: of many that come at once each needs another to go
             idle.transport.abort()
 
     @property

@@ -125,3 +125,27 @@ def test_an_upgrade_that_nobody_takes_gets_one_answer(tmp_path: Path) -> None:
         assert found.count(b"HTTP/1.1 ") == 1 and b"Connection: close" in found
 
     run(tmp_path, what)
+
+
+def test_of_too_many_that_come_at_once_only_so_many_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MOST", 10)
+
+    async def what(lab: Lab) -> None:
+        clients = []
+        for _ in range(40):  # all before the server gets to any
+            clients.append(socket.create_connection(lab.address))
+            clients[-1].setblocking(False)
+        await asyncio.sleep(0.3)
+        there = 0
+        for client in clients:
+            try:
+                client.recv(1)
+            except BlockingIOError:
+                there += 1
+            except ConnectionResetError:
+                pass
+            client.close()
+        await lab.idle()
+        assert there == 10
+
+    assert run(tmp_path, what).faults == []
