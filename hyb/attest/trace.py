@@ -8,6 +8,7 @@ what the artifact says itself. A receipt that someone made anew from end to end 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -337,11 +338,12 @@ def find_rows(store: Store, found: Lineage, wanted: str, most: int = 20) -> list
         data = store.artifact(node.digest)
         try:
             for part in PARTS:
-                rows += [_row(node.digest, part, raw) for raw in _rows(store, data, part) if _meant(raw, wanted)]
+                meant = (_row(node.digest, part, raw) for raw in _rows(store, data, part) if _meant(raw, wanted))
+                rows += itertools.islice(meant, most - len(rows))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HybError(f"the rows of `{node.title}` are not as hyb writes them ({type(error).__name__})",
                            hint="`hyb data` makes a data set", code=Exit.CHECK) from error  # fmt: skip
-    return rows[:most]
+    return rows
 
 
 def _meant(raw: Mapping[str, Any], wanted: str) -> bool:
